@@ -1,0 +1,166 @@
+"""All that the world may tell the core. Events come in, one at a time, with the time they came at.
+
+The shell turns sockets, disks, child processes and timers into these; `mesh.node.Node.handle` takes them.
+"""
+
+from typing import TypeAlias
+
+import msgspec
+
+from mesh.durable import LedgerMark, Recovered, TaskRow
+from mesh.ids import ClientId, FencingToken, NodeId, PersistToken, TaskId
+from mesh.messages import AttemptOutcome, Lease
+
+
+class _Event(msgspec.Struct, frozen=True, gc=False):
+    pass
+
+
+class PeerMessage(_Event):
+    """Bytes from a node whose identity its link has proved."""
+
+    peer: NodeId
+    data: bytes
+
+
+class ClientMessage(_Event):
+    """Bytes from a client link."""
+
+    client: ClientId
+    data: bytes
+
+
+class GossipReceived(_Event):
+    """One publication of some node; its sender is inside, unproved."""
+
+    data: bytes
+
+
+class LinkUp(_Event):
+    """Our link to a node finished its handshake."""
+
+    peer: NodeId
+    incarnation: int
+
+
+class LinkDown(_Event):
+    """Our link to a node broke. Evidence, not a verdict."""
+
+    peer: NodeId
+
+
+class ClientGone(_Event):
+    client: ClientId
+
+
+class Durable(_Event):
+    """Every Persist up to `token` is on disk."""
+
+    token: PersistToken
+
+
+class LedgerWritten(_Event):
+    """A WriteLedger is on disk; the table covers everything up to `applied_index`."""
+
+    applied_index: int
+
+
+class TurnEnded(_Event):
+    """Nothing more is waiting to be read right now: send what was gathered."""
+
+
+class DeadlineReached(_Event):
+    """`Node.next_deadline_ms` has come."""
+
+
+class AgentsReady(_Event):
+    """The child processes are up and offer these capabilities."""
+
+    capabilities: tuple[str, ...]
+
+
+class AttemptsStarted(_Event):
+    """User code of these attempts has begun to run."""
+
+    leases: list[Lease]
+
+
+class AttemptsEnded(_Event):
+    outcomes: list[AttemptOutcome]
+
+
+class CheckpointOffered(_Event):
+    """A running attempt wants `state` kept. `sequence` counts from 1 within the attempt."""
+
+    task_id: TaskId
+    token: FencingToken
+    sequence: int
+    state: bytes
+
+
+class RowsLoaded(_Event):
+    """The answer to LoadRows. `more` is the cursor to go on from, empty at the end."""
+
+    read_id: int
+    rows: list[TaskRow]
+    more: str
+
+
+class HistoryLoaded(_Event):
+    """The answer to LoadHistory: (log index, encoded events), ascending."""
+
+    read_id: int
+    batches: list[tuple[int, bytes]]
+
+
+class SnapshotOpened(_Event):
+    """A read transaction stands open on the ledger store, at `mark`."""
+
+    transfer: int
+    mark: LedgerMark
+
+
+class SnapshotRead(_Event):
+    """Rows after a cursor. `more` is empty when they were the last."""
+
+    transfer: int
+    rows: list[TaskRow]
+    events: list[tuple[int, bytes]]
+    more: str
+
+
+class SnapshotInstalled(_Event):
+    """The staged table replaced the old one, and the log starts after it."""
+
+    transfer: int
+    recovered: Recovered
+
+
+class DiskFailed(_Event):
+    """A write or a sync failed. The node must not vote or lead any more."""
+
+    reason: str
+
+
+Event: TypeAlias = (
+    PeerMessage
+    | ClientMessage
+    | GossipReceived
+    | LinkUp
+    | LinkDown
+    | ClientGone
+    | Durable
+    | LedgerWritten
+    | TurnEnded
+    | DeadlineReached
+    | AgentsReady
+    | AttemptsStarted
+    | AttemptsEnded
+    | CheckpointOffered
+    | RowsLoaded
+    | HistoryLoaded
+    | SnapshotOpened
+    | SnapshotRead
+    | SnapshotInstalled
+    | DiskFailed
+)

@@ -1,0 +1,419 @@
+"""The whole protocol on one page: what nodes say to each other, and what clients and nodes say.
+
+Every message is a closed struct with a tag; wire/ turns it to bytes and back. A link (see transport/) has proved who the other
+end is before any of these is read, so no message repeats its sender. Any message may be lost, doubled or late.
+"""
+
+from enum import IntEnum
+from typing import TypeAlias
+
+import msgspec
+
+from mesh.durable import Entry, LedgerMark, TaskRow
+from mesh.ids import ClientId, FencingToken, LogIndex, NodeId, TaskId, Term
+
+# --- what tasks are made of on the wire -------------------------------------------------------------------------------
+
+
+class TaskSpec(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A task as it was submitted. `payload` is MessagePack, opaque to all but the process that runs it.
+
+    `source` names who submitted it, for people; `not_before_ms` (epoch) delays the first attempt, 0 does not.
+    """
+
+    task_id: TaskId
+    capability: str
+    payload: bytes
+    priority: int = 5
+    max_attempts: int = 3
+    not_before_ms: int = 0
+    source: str = ""
+
+
+class AttemptOrder(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One attempt to run, everything its child process needs to know.
+
+    `checkpoint` is the encoded state the last attempt saved, empty if there is none.
+    """
+
+    task_id: TaskId
+    token: FencingToken
+    attempt: int
+    capability: str
+    payload: bytes
+    checkpoint: bytes
+
+
+class AttemptOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How one attempt ended, as its child process says (or its node, if the child died).
+
+    `result` is an encoded value when `error` is empty. `error` is one line, `detail` a traceback.
+    `final` forbids another try.
+    """
+
+    task_id: TaskId
+    token: FencingToken
+    result: bytes
+    error: str = ""
+    detail: str = ""
+    final: bool = False
+
+
+Lease: TypeAlias = tuple[TaskId, FencingToken]
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
+    pass
+
+
+# --- Raft (Ongaro & Ousterhout 2014; pre-vote: Ongaro's thesis 9.6) ---------------------------------------------------
+
+
+class PreVote(_Message, tag=1):
+    """Would you vote for me in `term`? Changes nothing at the receiver."""
+
+    term: Term
+    last_index: LogIndex
+    last_term: Term
+
+
+class PreVoteReply(_Message, tag=2):
+    """`term` is the one asked about if granted, else the receiver's own."""
+
+    term: Term
+    granted: bool
+
+
+class Vote(_Message, tag=3):
+    """Request for a vote. `transfer` overrides the refusal to unseat a live leader."""
+
+    term: Term
+    last_index: LogIndex
+    last_term: Term
+    transfer: bool
+
+
+class VoteReply(_Message, tag=4):
+    term: Term
+    granted: bool
+
+
+class Append(_Message, tag=5):
+    """Entries after (prev_index, prev_term), or a heartbeat with none. `round` grows with every heartbeat or read round."""
+
+    term: Term
+    prev_index: LogIndex
+    prev_term: Term
+    commit: LogIndex
+    round: int
+    entries: tuple[Entry, ...]
+
+
+class AppendReply(_Message, tag=6):
+    """`ok`: everything up to `match` is on the sender's disk and agrees with the leader's log.
+
+    Not ok: `rejected` is the prev_index refused; (`hint_index`, `hint_term`) the largest position of the sender's log whose
+    term is no greater than the probe's (fast backtracking, etcd findConflictByTerm).
+    """
+
+    term: Term
+    round: int
+    ok: bool
+    match: LogIndex
+    rejected: LogIndex
+    hint_index: LogIndex
+    hint_term: Term
+
+
+class TimeoutNow(_Message, tag=7):
+    """Leadership transfer (thesis 3.10): campaign at once."""
+
+    term: Term
+
+
+class SnapshotOffer(_Message, tag=8):
+    """You are too far behind for the log: pull this table instead."""
+
+    term: Term
+    transfer: int
+    mark: LedgerMark
+
+
+class SnapshotPull(_Message, tag=9):
+    """Send me the rows after this cursor."""
+
+    transfer: int
+    after: str
+
+
+class SnapshotChunk(_Message, tag=10):
+    """Rows after the cursor `after`. `more` is the next cursor, empty with the last chunk."""
+
+    transfer: int
+    after: str
+    rows: list[TaskRow]
+    events: list[tuple[int, bytes]]
+    more: str
+
+
+# --- gossip -----------------------------------------------------------------------------------------------------------
+
+
+class PeerView(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What the sender of a heartbeat thinks of another node. `health` is a gossip.members.Health."""
+
+    node_id: NodeId
+    incarnation: int
+    health: int
+    link_up: bool
+
+
+class Heartbeat(_Message, tag=20):
+    """Published every heartbeat_interval_ms, and at once when a link breaks. Self-contained: the latest one counts.
+
+    `held` are the leases the node holds (at most 1,024 of them; `held_total` says how many there are).
+    `digest` is the ledger's at `applied`, so that replicas that disagree find out.
+    """
+
+    cluster: str
+    node_id: NodeId
+    incarnation: int
+    sequence: int
+    address: str
+    pid: int
+    slots: int
+    running: int
+    draining: bool
+    capabilities: tuple[str, ...]
+    labels: tuple[tuple[str, str], ...]
+    held: tuple[Lease, ...]
+    held_total: int
+    term: Term
+    leader: NodeId | None
+    commit: LogIndex
+    applied: LogIndex
+    digest: bytes
+    views: tuple[PeerView, ...]
+
+
+# --- leader and holders of leases -------------------------------------------------------------------------------------
+
+
+class Grants(_Message, tag=30):
+    """Run these. A node refuses them from a term older than the newest it has seen."""
+
+    term: Term
+    orders: list[AttemptOrder]
+
+
+class Stops(_Message, tag=31):
+    """These leases ended without you: stop what runs under them."""
+
+    term: Term
+    leases: list[Lease]
+
+
+class Reports(_Message, tag=32):
+    """Attempts that ended. Repeated until the ledger has an answer for each."""
+
+    outcomes: list[AttemptOutcome]
+
+
+class Started(_Message, tag=33):
+    """Attempts that have been running for a while."""
+
+    leases: list[Lease]
+
+
+class CheckpointReport(_Message, tag=34):
+    task_id: TaskId
+    token: FencingToken
+    sequence: int
+    state: bytes
+
+
+class ReportWanted(_Message, tag=35):
+    """A new leader asks what you run, before it dispatches anything to you."""
+
+    term: Term
+
+
+class NodeReport(_Message, tag=36):
+    """All leases of the sender, running or with an outcome not yet confirmed; those with `started` user code running."""
+
+    term: Term
+    incarnation: int
+    slots: int
+    capabilities: tuple[str, ...]
+    held: list[Lease]
+    started: list[Lease]
+
+
+class Forward(_Message, tag=37):
+    """A client of mine said this; you lead."""
+
+    client: ClientId
+    data: bytes
+
+
+class Relay(_Message, tag=38):
+    """Tell your client this."""
+
+    client: ClientId
+    data: bytes
+
+
+# --- clients ----------------------------------------------------------------------------------------------------------
+
+
+class Code(IntEnum):
+    """What became of a request. Definite, all of them: a client that hears nothing asks again under the same id."""
+
+    OK = 0
+    NOT_FOUND = 1
+    CONFLICT = 2
+    BACKPRESSURE = 3
+    UNAVAILABLE = 4
+    """No leader, or no quorum. A submit answered so is not in the log."""
+    REFUSED = 5
+    INVALID = 6
+
+
+class SubmitTasks(_Message, tag=50):
+    """Accept these tasks. With `watch`, tell me when each ends. Answered by Accepted and TasksRefused, task by task."""
+
+    watch: bool
+    specs: list[TaskSpec]
+
+
+class Accepted(_Message, tag=51):
+    """A quorum holds these tasks, in the entry at `index` (or held them already, from an earlier submit)."""
+
+    index: LogIndex
+    task_ids: list[TaskId]
+
+
+class TaskRefusal(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    task_id: TaskId
+    code: int
+    message: str
+    retry_after_ms: int = 0
+
+
+class TasksRefused(_Message, tag=52):
+    refusals: list[TaskRefusal]
+
+
+class WatchTasks(_Message, tag=53):
+    """Tell me when these end. Answered at once for those that have, and for those unknown (state -1)."""
+
+    task_ids: list[TaskId]
+
+
+class TaskEnd(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The end of a task; `state` is a ledger.task.TaskState, or -1 if there is no such task."""
+
+    task_id: TaskId
+    state: int
+    result: bytes
+    error: str
+    detail: str
+    node: NodeId
+    attempts: int
+
+
+class TasksEnded(_Message, tag=54):
+    ends: list[TaskEnd]
+
+
+class Question(IntEnum):
+    """What can be asked. Each names the document (see documents.py) that answers it."""
+
+    STATUS = 0
+    TASK = 1
+    TASKS = 2
+    DEAD_LETTERS = 3
+    EVENTS = 4
+    EXPLAIN = 5
+    RAFT = 6
+
+
+class Ask(_Message, tag=55):
+    """A read. Linearizable unless `stale`, which any node answers from what it has.
+
+    `task_id` for TASK and EXPLAIN; `after` is a cursor for TASKS, DEAD_LETTERS (an id) and EVENTS (a log index as text);
+    `states` and `capability` filter TASKS.
+    """
+
+    request: int
+    question: int
+    stale: bool = False
+    task_id: str = ""
+    after: str = ""
+    limit: int = 100
+    states: tuple[int, ...] = ()
+    capability: str = ""
+
+
+class Action(IntEnum):
+    """What can be ordered. `target` is a task id or a node id."""
+
+    CANCEL = 0
+    RETRY = 1
+    DROP = 2
+    TRANSFER = 3
+    DRAIN = 4
+    UNDRAIN = 5
+    RECOVER = 6
+    """Give up a node's leases and run its tasks elsewhere (S0-25)."""
+    REBALANCE = 7
+    """Move tasks off overloaded, draining and failed nodes (S0-26). No target."""
+    CHECKPOINT = 8
+    """Save `value` as the checkpoint of a task (S0-28)."""
+
+
+class Order(_Message, tag=56):
+    """A write that is not a submit. Answered once committed."""
+
+    request: int
+    action: int
+    target: str
+    reason: str = ""
+    value: bytes = b""
+
+
+class Answer(_Message, tag=57):
+    """To an Ask or an Order. `body` is the encoded document, empty for an Order."""
+
+    request: int
+    code: int
+    message: str
+    body: bytes
+
+
+class LeaderHint(_Message, tag=58):
+    """Who leads, to the best of this node's knowledge; sent when a client arrives and when it changes."""
+
+    term: Term
+    leader: NodeId | None
+    address: str
+
+
+RaftMessage: TypeAlias = PreVote | PreVoteReply | Vote | VoteReply | Append | AppendReply | TimeoutNow
+PeerMessageBody: TypeAlias = (
+    RaftMessage
+    | SnapshotOffer
+    | SnapshotPull
+    | SnapshotChunk
+    | Grants
+    | Stops
+    | Reports
+    | Started
+    | CheckpointReport
+    | ReportWanted
+    | NodeReport
+    | Forward
+    | Relay
+)
+ClientRequest: TypeAlias = SubmitTasks | WatchTasks | Ask | Order
+ClientReply: TypeAlias = Accepted | TasksRefused | TasksEnded | Answer | LeaderHint

@@ -1,0 +1,77 @@
+"""The one place where bytes become objects. Typed, bounded by the transport's frame limits, never pickle.
+
+Every struct is a MessagePack array whose first element is its tag where the type is one of several, so any language with a
+MessagePack library can speak it (examples/raw_worker.py does).
+"""
+
+from typing import Any
+
+import msgspec
+
+from mesh.durable import Configuration
+from mesh.ledger.commands import Batch
+from mesh.messages import ClientReply, ClientRequest, Heartbeat, PeerMessageBody
+
+
+class Rubbish(Exception):
+    """Bytes that no correct peer sends. Never leaves the core: whoever decodes counts and drops."""
+
+
+encode = msgspec.msgpack.Encoder().encode
+"""Any message, batch, record or user value to bytes."""
+
+_peer = msgspec.msgpack.Decoder(PeerMessageBody)
+_request = msgspec.msgpack.Decoder(ClientRequest)
+_reply = msgspec.msgpack.Decoder(ClientReply)
+_heartbeat = msgspec.msgpack.Decoder(Heartbeat)
+_batch = msgspec.msgpack.Decoder(Batch)
+_configuration = msgspec.msgpack.Decoder(Configuration)
+
+
+def decode_peer(data: bytes) -> PeerMessageBody:
+    """What a node said. Raises Rubbish."""
+    try:
+        return _peer.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Rubbish(str(error)) from None
+
+
+def decode_request(data: bytes) -> ClientRequest:
+    """What a client asked. Raises Rubbish."""
+    try:
+        return _request.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Rubbish(str(error)) from None
+
+
+def decode_reply(data: bytes) -> ClientReply:
+    """What a node answered a client. Raises Rubbish."""
+    try:
+        return _reply.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Rubbish(str(error)) from None
+
+
+def decode_heartbeat(data: bytes) -> Heartbeat:
+    """One publication. Raises Rubbish."""
+    try:
+        return _heartbeat.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Rubbish(str(error)) from None
+
+
+def decode_batch(data: bytes) -> Batch:
+    """A committed entry's commands. What is committed is well formed; anything else is a broken invariant."""
+    return _batch.decode(data)
+
+
+def decode_configuration(data: bytes) -> Configuration:
+    return _configuration.decode(data)
+
+
+def decode_value(data: bytes) -> Any:
+    """A user value. Raises Rubbish."""
+    try:
+        return msgspec.msgpack.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Rubbish(str(error)) from None
