@@ -1,6 +1,7 @@
 """Everything that may be written in the log as a command. Nothing else changes a task.
 
-An entry carries one Batch. Times in it are the leader's, in milliseconds since the epoch, and never go back within a log.
+An entry carries one Batch. Times in it are the leader's, in milliseconds since the epoch, and never go back within a
+log.
 """
 
 from typing import TypeAlias
@@ -15,27 +16,27 @@ class _Command(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False)
     pass
 
 
-class SubmitTask(_Command, tag=1):
+class SubmitTask(_Command, frozen=True, tag=1):
     """Accept a task. Submitting the same again changes nothing; the same id with another payload is a conflict."""
 
     spec: TaskSpec
 
 
-class GrantLease(_Command, tag=2):
+class GrantLease(_Command, frozen=True, tag=2):
     """Give `node_id` the right to run a waiting task. The fencing token is the log index of this entry."""
 
     task_id: TaskId
     node_id: NodeId
 
 
-class StartTask(_Command, tag=3):
+class StartTask(_Command, frozen=True, tag=3):
     """User code has begun to run: from here on the attempt is charged, whatever becomes of it."""
 
     task_id: TaskId
     token: FencingToken
 
 
-class SaveCheckpoint(_Command, tag=4):
+class SaveCheckpoint(_Command, frozen=True, tag=4):
     """Keep what a running attempt has reached. `sequence` counts from 1 within the attempt."""
 
     task_id: TaskId
@@ -44,14 +45,14 @@ class SaveCheckpoint(_Command, tag=4):
     state: bytes
 
 
-class CompleteTask(_Command, tag=5):
+class CompleteTask(_Command, frozen=True, tag=5):
     task_id: TaskId
     token: FencingToken
     result: bytes
 
 
-class FailAttempt(_Command, tag=6):
-    """An attempt failed. `jitter_permille` (0-100) is the leader's dice for the backoff; `final` forbids another try."""
+class FailAttempt(_Command, frozen=True, tag=6):
+    """An attempt failed. `jitter_permille` (0-100): the leader's dice for the backoff; `final` forbids another try."""
 
     task_id: TaskId
     token: FencingToken
@@ -61,7 +62,7 @@ class FailAttempt(_Command, tag=6):
     final: bool
 
 
-class ReleaseLease(_Command, tag=7):
+class ReleaseLease(_Command, frozen=True, tag=7):
     """Give a lease back so that the task runs elsewhere: drain, rebalance, never delivered. Nothing is charged."""
 
     task_id: TaskId
@@ -69,32 +70,32 @@ class ReleaseLease(_Command, tag=7):
     reason: str
 
 
-class CancelTask(_Command, tag=8):
+class CancelTask(_Command, frozen=True, tag=8):
     task_id: TaskId
     reason: str
 
 
-class RedriveTask(_Command, tag=9):
+class RedriveTask(_Command, frozen=True, tag=9):
     """Put a dead letter back in the queue with its attempts forgotten."""
 
     task_id: TaskId
 
 
-class DropDeadLetter(_Command, tag=10):
+class DropDeadLetter(_Command, frozen=True, tag=10):
     """Give a dead letter up for good: it ends as failed, with the reason kept."""
 
     task_id: TaskId
     reason: str
 
 
-class AdmitNode(_Command, tag=11):
+class AdmitNode(_Command, frozen=True, tag=11):
     """A node (or a new incarnation of it) is there and may be granted leases. Leases of an older incarnation end."""
 
     node_id: NodeId
     incarnation: int
 
 
-class FailNode(_Command, tag=12):
+class FailNode(_Command, frozen=True, tag=12):
     """The verdict on a silent node: its leases end. Ignored if it has come back under another incarnation."""
 
     node_id: NodeId
@@ -102,14 +103,14 @@ class FailNode(_Command, tag=12):
     reason: str
 
 
-class DrainNode(_Command, tag=13):
+class DrainNode(_Command, frozen=True, tag=13):
     """Grant a node nothing more (or, with draining False, grant to it again)."""
 
     node_id: NodeId
     draining: bool
 
 
-class ElectLeader(_Command, tag=14):
+class ElectLeader(_Command, frozen=True, tag=14):
     """First command of a term, for the record."""
 
     node_id: NodeId

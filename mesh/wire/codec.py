@@ -1,7 +1,7 @@
 """The one place where bytes become objects. Typed, bounded by the transport's frame limits, never pickle.
 
-Every struct is a MessagePack array whose first element is its tag where the type is one of several, so any language with a
-MessagePack library can speak it (examples/raw_worker.py does).
+Every struct is a MessagePack array whose first element is its tag where the type is one of several, so any language with
+a MessagePack library can speak it (examples/raw_worker.py does).
 """
 
 from typing import Any
@@ -20,9 +20,9 @@ class Rubbish(Exception):
 encode = msgspec.msgpack.Encoder().encode
 """Any message, batch, record or user value to bytes."""
 
-_peer = msgspec.msgpack.Decoder(PeerMessageBody)
-_request = msgspec.msgpack.Decoder(ClientRequest)
-_reply = msgspec.msgpack.Decoder(ClientReply)
+_peer: msgspec.msgpack.Decoder[PeerMessageBody] = msgspec.msgpack.Decoder(PeerMessageBody)
+_request: msgspec.msgpack.Decoder[ClientRequest] = msgspec.msgpack.Decoder(ClientRequest)
+_reply: msgspec.msgpack.Decoder[ClientReply] = msgspec.msgpack.Decoder(ClientReply)
 _heartbeat = msgspec.msgpack.Decoder(Heartbeat)
 _batch = msgspec.msgpack.Decoder(Batch)
 _configuration = msgspec.msgpack.Decoder(Configuration)

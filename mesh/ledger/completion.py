@@ -1,0 +1,100 @@
+"""CompleteTask, FailAttempt, CancelTask: how an attempt ends, and with it perhaps the task.
+
+Only the latest grant may complete. Reporting twice is harmless. A report under an older lease is fenced, counted and put on
+record, because it is the trace of a node that woke up too late.
+"""
+
+from mesh.ids import FencingToken, TaskId
+from mesh.ledger.applied import ALREADY, DONE, FENCED, REFUSED, UNKNOWN
+from mesh.ledger.commands import CancelTask, CompleteTask, FailAttempt
+from mesh.ledger.leasing import leased, requeue, take_back
+from mesh.ledger.retry import backoff_ms
+from mesh.ledger.table import Table
+from mesh.ledger.task import CANCELLED, COMPLETED, DEAD, DISPATCHED, RUNNING, Kind, Task
+from mesh.ledger.transitions import BURY, CANCEL, COMPLETE, RETRY
+
+_COMPLETED = int(Kind.TASK_COMPLETED)
+_FAILED = int(Kind.TASK_FAILED)
+_RETRIED = int(Kind.TASK_RETRIED)
+_DEAD = int(Kind.TASK_DEAD)
+_CANCELLED = int(Kind.TASK_CANCELLED)
+_FENCED = int(Kind.COMPLETION_FENCED)
+
+
+def complete(table: Table, command: CompleteTask, position: int) -> int:
+    """Accept a result under the latest grant, even if that lease was lost meanwhile and nobody has overtaken it."""
+    table.now.settled.append((command.task_id, command.token))
+    task = table.tasks.get(command.task_id)
+    if task is None or task.token != command.token or task.state not in COMPLETE:
+        return fenced(table, command.task_id, command.token)
+    if task.state != RUNNING and (task.state == DISPATCHED or not task.attempts):
+        task.attempts += 1
+    table.end_lease(task)
+    if task.lost_by:
+        task.node_id, task.lost_by = task.lost_by, type(task.lost_by)("")
+    table.queue.remove(task)
+    task.result = command.result
+    task.error = task.detail = ""
+    table.happened(_COMPLETED, task, task.node_id)
+    table.finish(task, COMPLETED)
+    return DONE
+
+
+def fail(table: Table, command: FailAttempt, position: int) -> int:
+    """An attempt failed: try again after a pause, or bury the task when its attempts are spent."""
+    table.now.settled.append((command.task_id, command.token))
+    task = leased(table, command.task_id, command.token)
+    if task is None:
+        return fenced(table, command.task_id, command.token)
+    if task.state == DISPATCHED:
+        task.attempts += 1
+    table.end_lease(task)
+    task.error, task.detail = command.error, command.detail
+    table.happened(_FAILED, task, task.node_id, command.error)
+    if command.final or task.attempts >= task.spec.max_attempts:
+        bury(table, task, command.error)
+        return DONE
+    delay_ms = backoff_ms(task.attempts, command.jitter_permille)
+    task.not_before_ms = table.now.at_ms + delay_ms
+    table.happened(_RETRIED, task, task.node_id, f"in {delay_ms} ms")
+    requeue(table, task, RETRY[task.state])
+    return DONE
+
+
+def cancel(table: Table, command: CancelTask, position: int) -> int:
+    """End a task from outside, in whatever state it is. What runs is told to stop, and fenced if it does not hear."""
+    task = table.tasks.get(command.task_id)
+    if task is None:
+        return ALREADY if command.task_id in table.finished else UNKNOWN
+    if task.state not in CANCEL:
+        return REFUSED
+    if task.state in (DISPATCHED, RUNNING):
+        take_back(table, task)
+    table.queue.remove(task)
+    table.happened(_CANCELLED, task, task.node_id, command.reason)
+    table.finish(task, CANCELLED)
+    return DONE
+
+
+def bury(table: Table, task: Task, reason: str) -> None:
+    """The lease has ended and the task is given up: it becomes a dead letter, with its reason."""
+    assert task.state in BURY, "only a leased task is buried"
+    table.happened(_DEAD, task, task.node_id, reason)
+    table.finish(task, DEAD)
+
+
+def fenced(table: Table, task_id: TaskId, token: FencingToken) -> int:
+    """What to answer a report that does not count: repeated, from an older lease, or from nowhere."""
+    task = table.tasks.get(task_id)
+    if task is None:
+        known = table.finished.get(task_id)
+        if known is None:
+            return UNKNOWN
+        if known >> 32 == token:
+            return ALREADY
+        table.happened(_FENCED, None, detail=f"token {token} of a task that has ended")
+    elif task.token == token:
+        return ALREADY
+    else:
+        table.happened(_FENCED, task, token=token, detail=f"latest token {task.token}")
+    return FENCED

@@ -1,0 +1,28 @@
+"""A fingerprint of everything applied so far, chained from entry to entry. Replicas must agree at every index."""
+
+from hashlib import blake2b
+from zlib import crc32
+
+from mesh.ids import LogIndex
+from mesh.messages import TaskSpec
+
+EMPTY = bytes(16)
+
+
+def chain(before: bytes, index: LogIndex, data: bytes, outcomes: bytes) -> bytes:
+    """Digest after the entry at `index`: over the digest before it, its bytes, and what came of each command."""
+    digest = blake2b(before, digest_size=16)
+    digest.update(index.to_bytes(8, "big"))
+    digest.update(data)
+    digest.update(outcomes)
+    return digest.digest()
+
+
+def fingerprint(spec: TaskSpec, token: int) -> int:
+    """What is remembered of a finished task to recognise a repeated submit (low 32 bits) and a repeated report (the rest)."""
+    return token << 32 | payload_crc(spec)
+
+
+def payload_crc(spec: TaskSpec) -> int:
+    """Low half of `fingerprint`: over capability and payload."""
+    return crc32(spec.payload, crc32(spec.capability.encode()))

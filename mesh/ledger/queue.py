@@ -1,0 +1,108 @@
+"""Tasks that wait for a lease, in the order they will get one: lower priority number first, then by `order`.
+
+Derived from the table and rebuilt from it; every node keeps it, so that a new leader dispatches at once. Each push hands the
+task a ticket. Entries are removed lazily: one counts only while its task still waits and still holds that very ticket.
+"""
+
+from heapq import heapify, heappop, heappush
+
+from mesh.ledger.task import PENDING, SCHEDULED, Task
+
+Entry = tuple[int, int, int, Task]
+"""(priority or due time, order, ticket, task). Tickets are unique, so tasks are never compared."""
+
+
+class Queue:
+    """Waiting tasks by capability, and those whose time has not come."""
+
+    def __init__(self) -> None:
+        self._ready: dict[str, list[Entry]] = {}
+        self._later: list[Entry] = []
+        self._tickets = 0
+
+    def push(self, task: Task) -> None:
+        """A task waits for a lease. Pushing one that is already here changes nothing."""
+        if task.ticket:
+            return
+        self._tickets += 1
+        task.ticket = self._tickets
+        if task.state == SCHEDULED:
+            later = self._later
+            while later and not _is_valid(later[0]):
+                heappop(later)
+            heappush(later, (task.not_before_ms, task.order, task.ticket, task))
+        else:
+            self._push_ready(task)
+
+    def remove(self, task: Task) -> None:
+        """The task waits no more. Its entry goes when it comes to the front."""
+        task.ticket = 0
+        heap = self._ready.get(task.spec.capability)
+        while heap and not _is_valid(heap[0]):
+            heappop(heap)
+
+    def release_due(self, at_ms: int) -> None:
+        """Move tasks whose time has come among the ready ones."""
+        later = self._later
+        while later and later[0][0] <= at_ms:
+            entry = heappop(later)
+            if _is_valid(entry):
+                self._push_ready(entry[3])
+
+    def next_due_ms(self) -> int | None:
+        """When (epoch) the next task's time comes; None if none waits for a time."""
+        later = self._later
+        while later and not _is_valid(later[0]):
+            heappop(later)
+        return later[0][0] if later else None
+
+    def capabilities(self) -> list[str]:
+        """Capabilities for which some task is ready, in order of first use."""
+        return [capability for capability, heap in self._ready.items() if heap]
+
+    def first(self, capability: str) -> Task | None:
+        """The next task in line; None if none is ready."""
+        heap = self._ready.get(capability)
+        while heap and not _is_valid(heap[0]):
+            heappop(heap)
+        return heap[0][3] if heap else None
+
+    def take(self, capability: str) -> Task:
+        """Take the next task in line, which the caller has seen with `first`. It stays out until pushed again."""
+        task = heappop(self._ready[capability])[3]
+        task.ticket = 0
+        return task
+
+    def position(self, task: Task) -> int:
+        """How many ready tasks of the same capability come before this one. Linear: for `explain`, not for dispatch."""
+        mine = (task.spec.priority, task.order)
+        return sum(1 for entry in self._ready.get(task.spec.capability, ()) if entry[:2] < mine and _is_valid(entry))
+
+    def rebuild(self, tasks: list[Task]) -> None:
+        """Start afresh from the tasks of a table."""
+        self._ready.clear()
+        self._later.clear()
+        for task in tasks:
+            task.ticket = 0
+            if task.state in (PENDING, SCHEDULED):
+                self._tickets += 1
+                task.ticket = self._tickets
+                if task.state == SCHEDULED:
+                    self._later.append((task.not_before_ms, task.order, task.ticket, task))
+                else:
+                    heap = self._ready.setdefault(task.spec.capability, [])
+                    heap.append((task.spec.priority, task.order, task.ticket, task))
+        heapify(self._later)
+        for heap in self._ready.values():
+            heapify(heap)
+
+    def _push_ready(self, task: Task) -> None:
+        heap = self._ready.get(task.spec.capability)
+        if heap is None:
+            heap = self._ready[task.spec.capability] = []
+        heappush(heap, (task.spec.priority, task.order, task.ticket, task))
+
+
+def _is_valid(entry: Entry) -> bool:
+    task = entry[3]
+    return task.ticket == entry[2] and task.state <= SCHEDULED

@@ -1,0 +1,114 @@
+"""The task table: what every conversation of this room reads and changes, and how it is kept and found again.
+
+Live tasks and dead letters stay in memory. A finished task leaves memory for the ledger store once its row is written; only its
+id and fingerprint stay, for the last FINISHED_MAX of them, so that a repeated submit or report is still recognised.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+
+from mesh.config import FINISHED_MAX
+from mesh.ids import FencingToken, LogIndex, NodeId, TaskId
+from mesh.ledger.applied import Applied
+from mesh.ledger.digest import EMPTY, fingerprint
+from mesh.ledger.queue import Queue
+from mesh.ledger.task import COMPLETED, DEAD, DISPATCHED, RUNNING, STATE_NAMES, Happening, NodeRecord, Task
+
+OUT_OF_OFFICE = Applied(LogIndex(0), 0, bytearray())
+
+
+class Table:
+    """State of the ledger. Changed only while an entry is applied, by the functions of this room."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[TaskId, Task] = {}
+        """Live tasks and dead letters."""
+        self.finished: dict[TaskId, int] = {}
+        """Fingerprints of the last FINISHED_MAX finished tasks, oldest first."""
+        self.finished_order: deque[TaskId] = deque()
+        self.finished_count = 0
+        self.nodes: dict[NodeId, NodeRecord] = {}
+        self.leases: dict[NodeId, dict[TaskId, Task]] = {}
+        """Leased tasks by holder."""
+        self.queue = Queue()
+        self.counts = [0] * len(STATE_NAMES)
+        """Tasks by state; finished ones are counted for ever."""
+        self.changed: dict[TaskId, Task] = {}
+        """Tasks whose row in the ledger store is out of date."""
+        self.forgotten: list[TaskId] = []
+        self.event_batches: list[tuple[int, list[Happening]]] = []
+        self.applied_index = LogIndex(0)
+        self.applied_term = 0
+        self.at_ms = 0
+        self.digest = EMPTY
+        self.now: Applied = OUT_OF_OFFICE
+        """Consequences of the entry being applied."""
+
+    def happened(
+        self,
+        kind: int,
+        task: Task | None,
+        node_id: NodeId = NodeId(""),
+        detail: str = "",
+        *,
+        token: FencingToken | None = None,
+    ) -> None:
+        """Write down that something happened, in the events and in the task's history."""
+        now = self.now
+        if task is None:
+            now.events.append(Happening(now.index, now.at_ms, kind, node_id, TaskId(""), 0, FencingToken(0), detail))
+            return
+        attempt_token = task.token if token is None else token
+        happening = Happening(
+            now.index, now.at_ms, kind, node_id, task.spec.task_id, task.attempts, attempt_token, detail
+        )
+        now.events.append(happening)
+        task.remember(happening)
+
+    def move(self, task: Task, state: int) -> None:
+        """Put a task in another state. The caller has looked the transition up in the table."""
+        self.counts[task.state] -= 1
+        self.counts[state] += 1
+        task.state = state
+        self.changed[task.spec.task_id] = task
+
+    def end_lease(self, task: Task) -> None:
+        """If the task is leased, its holder has no more right to it. The token stays, to recognise what it may still say."""
+        if task.state == DISPATCHED or task.state == RUNNING:
+            del self.leases[task.node_id][task.spec.task_id]
+
+    def finish(self, task: Task, state: int) -> None:
+        """A task has reached its end. Dead letters stay in the table; others leave it."""
+        self.move(task, state)
+        task.finished_at_ms = self.now.at_ms
+        self.now.finished.append(task)
+        if state == DEAD:
+            return
+        task_id = task.spec.task_id
+        self.finished_count += 1
+        task.finished = self.finished_count
+        if state == COMPLETED:
+            task.checkpoint = b""
+        del self.tasks[task_id]
+        self.finished[task_id] = fingerprint(task.spec, task.token)
+        self.finished_order.append(task_id)
+        if len(self.finished_order) > FINISHED_MAX:
+            oldest = self.finished_order.popleft()
+            del self.finished[oldest]
+            self.changed.pop(oldest, None)
+            self.forgotten.append(oldest)
+
+    def holder_leases(self, node_id: NodeId) -> dict[TaskId, Task]:
+        """Tasks leased to a node."""
+        return self.leases.get(node_id, {})
+
+    def load(self, live: Iterable[Task], finished: list[tuple[TaskId, int]], finished_last: int) -> None:
+        """Take over a recovered table. Counts and nodes come from the mark, see Ledger.restore."""
+        for task in live:
+            self.tasks[task.spec.task_id] = task
+            if task.state in (DISPATCHED, RUNNING):
+                self.leases.setdefault(task.node_id, {})[task.spec.task_id] = task
+        self.finished = dict(finished)
+        self.finished_order = deque(task_id for task_id, _ in finished)
+        self.finished_count = finished_last
+        self.queue.rebuild(list(self.tasks.values()))

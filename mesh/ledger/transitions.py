@@ -1,0 +1,59 @@
+"""Every way a task may change state, as a table. The diagram in ARCHITECTURE.md is made from it.
+
+Read a row as: what happens, then from which state to which. What is not in the table does not happen: the command is refused
+and nothing changes.
+"""
+
+from typing import Final
+
+from mesh.ledger.task import (
+    CANCELLED,
+    COMPLETED,
+    DEAD,
+    DISPATCHED,
+    FAILED,
+    PENDING,
+    RUNNING,
+    SCHEDULED,
+    STATE_NAMES,
+)
+
+TRANSITIONS: Final[dict[str, dict[int, int]]] = {
+    "grant": {PENDING: DISPATCHED, SCHEDULED: DISPATCHED},
+    "start": {DISPATCHED: RUNNING},
+    # From a waiting state too: the lease was lost with its node, nobody has overtaken it, and the work is done after all.
+    "complete": {DISPATCHED: COMPLETED, RUNNING: COMPLETED, PENDING: COMPLETED, SCHEDULED: COMPLETED},
+    "retry": {DISPATCHED: SCHEDULED, RUNNING: SCHEDULED},
+    "release": {DISPATCHED: PENDING, RUNNING: PENDING},
+    "lose": {DISPATCHED: PENDING, RUNNING: PENDING},
+    "bury": {DISPATCHED: DEAD, RUNNING: DEAD},
+    "cancel": {
+        PENDING: CANCELLED,
+        SCHEDULED: CANCELLED,
+        DISPATCHED: CANCELLED,
+        RUNNING: CANCELLED,
+        DEAD: CANCELLED,
+    },
+    "redrive": {DEAD: PENDING},
+    "drop": {DEAD: FAILED},
+}
+
+GRANT: Final = TRANSITIONS["grant"]
+START: Final = TRANSITIONS["start"]
+COMPLETE: Final = TRANSITIONS["complete"]
+RETRY: Final = TRANSITIONS["retry"]
+RELEASE: Final = TRANSITIONS["release"]
+LOSE: Final = TRANSITIONS["lose"]
+BURY: Final = TRANSITIONS["bury"]
+CANCEL: Final = TRANSITIONS["cancel"]
+REDRIVE: Final = TRANSITIONS["redrive"]
+DROP: Final = TRANSITIONS["drop"]
+
+
+def diagram() -> str:
+    """The table as text, one line a transition, as ARCHITECTURE.md shows it."""
+    lines = ["             submit -> pending"]
+    for happening, moves in TRANSITIONS.items():
+        for before, after in moves.items():
+            lines.append(f"{STATE_NAMES[before]:>10} --{happening}--> {STATE_NAMES[after]}")
+    return "\n".join(lines)

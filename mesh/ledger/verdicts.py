@@ -1,0 +1,77 @@
+"""AdmitNode, FailNode, DrainNode, ElectLeader: what is agreed about nodes, and what becomes of the leases they hold."""
+
+from mesh.ids import NodeId
+from mesh.ledger.applied import ALREADY, DONE, UNKNOWN
+from mesh.ledger.commands import AdmitNode, DrainNode, ElectLeader, FailNode
+from mesh.ledger.completion import bury
+from mesh.ledger.leasing import requeue, take_back
+from mesh.ledger.table import Table
+from mesh.ledger.task import RUNNING, Kind, NodeRecord
+from mesh.ledger.transitions import LOSE
+
+
+def admit(table: Table, command: AdmitNode, position: int) -> int:
+    """A node may be granted leases. Under a new incarnation it remembers nothing, so what it held before is lost."""
+    node = table.nodes.get(command.node_id)
+    if node is None:
+        table.nodes[command.node_id] = NodeRecord(command.node_id, command.incarnation)
+        table.happened(Kind.NODE_JOINED, None, command.node_id)
+    elif command.incarnation < node.incarnation or (command.incarnation == node.incarnation and node.active):
+        return ALREADY
+    else:
+        kind = Kind.NODE_RESTARTED if node.active else Kind.NODE_RECOVERED
+        table.happened(kind, None, command.node_id)
+        if command.incarnation > node.incarnation:
+            lose_leases(table, command.node_id, "its node restarted")
+            node.draining = False
+        node.incarnation = command.incarnation
+        node.active = True
+    table.now.nodes_changed = True
+    return DONE
+
+
+def fail_node(table: Table, command: FailNode, position: int) -> int:
+    """Give a node up: its leases end and its tasks wait again. An attempt is charged only if its user code had started."""
+    node = table.nodes.get(command.node_id)
+    if node is None:
+        return UNKNOWN
+    if not node.active or command.incarnation != node.incarnation:
+        return ALREADY
+    node.active = False
+    node.failure_count += 1
+    table.now.nodes_changed = True
+    table.happened(Kind.NODE_FAILED, None, command.node_id, command.reason)
+    lose_leases(table, command.node_id, "its node failed")
+    return DONE
+
+
+def drain(table: Table, command: DrainNode, position: int) -> int:
+    """Grant a node nothing more, or again."""
+    node = table.nodes.get(command.node_id)
+    if node is None:
+        return UNKNOWN
+    if node.draining == command.draining:
+        return ALREADY
+    node.draining = command.draining
+    table.now.nodes_changed = True
+    table.happened(Kind.NODE_DRAINING if command.draining else Kind.NODE_UNDRAINED, None, command.node_id)
+    return DONE
+
+
+def elect(table: Table, command: ElectLeader, position: int) -> int:
+    """For the record."""
+    table.happened(Kind.LEADER_ELECTED, None, command.node_id, f"term {command.term}")
+    return DONE
+
+
+def lose_leases(table: Table, node_id: NodeId, why: str) -> None:
+    """End all leases of a node."""
+    for task in list(table.holder_leases(node_id).values()):
+        take_back(table, task)
+        table.happened(Kind.TASK_LOST, task, node_id, why)
+        if task.state == RUNNING and task.attempts >= task.spec.max_attempts:
+            task.error = f"node_lost: {node_id} failed while it ran attempt {task.attempts}"
+            bury(table, task, task.error)
+            continue
+        task.lost_by = node_id
+        requeue(table, task, LOSE[task.state])
