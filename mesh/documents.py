@@ -1,6 +1,7 @@
-"""The documents people read: what `status`, `task show` and their kin answer, field by field as the public contract names them.
+"""The documents people read: what `status`, `task show` and their kin answer, field by field as the contract has them.
 
-Nodes fill them, clients show them, `--json` prints them. Encoded as MessagePack maps; a decoded document carries plain values.
+Nodes fill them, clients show them, `--json` prints them. Encoded as MessagePack maps; a decoded document carries plain
+values.
 """
 
 from typing import Any
@@ -143,7 +144,7 @@ class NodeVerdict(msgspec.Struct):
 
 
 class Explanation(msgspec.Struct):
-    """What a task waits for. `summary` is one sentence; `reason` a stable word (see docs); `position` its place in the queue."""
+    """What a task waits for. `summary` is one sentence, `reason` a stable word, `position` its place in the queue."""
 
     id: str
     state: str

@@ -1,8 +1,8 @@
 """What survives a crash: the shapes in which the log store and the ledger store keep it.
 
-Two files on disk. `log.db` holds entries, term and vote; a batch named by a PersistToken is durable as a whole or not at
-all. `ledger.db` holds the task table as of one applied index; it is written behind and the log is trimmed only up to what
-it covers. A node starts from `Recovered`.
+Two files on disk. `log.db` holds entries, term and vote; a batch named by a PersistToken is durable as a whole or not
+at all. `ledger.db` holds the task table as of one applied index; it is written behind and the log is trimmed only up to
+what it covers. A node starts from `Recovered`.
 """
 
 from enum import IntEnum

@@ -1,8 +1,8 @@
 """Everything the core may ask of the outside world. The core asks; a shell performs, in order.
 
-Two shells exist: the process (`nodes/perform.py`) and the simulator (`mesh/sim`). Both obey three rules. A `Send` with an
-`after` leaves only once the Persist of that token is durable. Persists become durable in the order given. Effects that wait for
-disk, network or user code are handed off, and what becomes of them comes back as an event.
+Two shells exist: the process (`nodes/perform.py`) and the simulator (`mesh/sim`). Both obey three rules. A `Send` with
+an `after` leaves only once the Persist of that token is durable. Persists become durable in the order given. Effects
+that wait for disk, network or user code are handed off, and what becomes of them comes back as an event.
 """
 
 from enum import IntEnum
@@ -31,7 +31,7 @@ class _Effect(msgspec.Struct, frozen=True, gc=False):
     pass
 
 
-class Persist(_Effect):
+class Persist(_Effect, frozen=True):
     """Make one batch durable, as a unit: first cut the log from `truncate_from` (0: do not), then add the entries.
 
     `hard_state` is None when term and vote are as before. Answered by `Durable(token)`.
@@ -43,7 +43,7 @@ class Persist(_Effect):
     entries: tuple[Entry, ...]
 
 
-class Send(_Effect):
+class Send(_Effect, frozen=True):
     """Send one message to a node, at most once, no sooner than `after` is durable."""
 
     to: NodeId
@@ -52,32 +52,32 @@ class Send(_Effect):
     after: PersistToken = NOTHING
 
 
-class Reply(_Effect):
+class Reply(_Effect, frozen=True):
     """Send one message to a client of this node."""
 
     client: ClientId
     data: bytes
 
 
-class Publish(_Effect):
+class Publish(_Effect, frozen=True):
     """Send one message to whoever listens to this node's gossip."""
 
     data: bytes
 
 
-class StartAttempts(_Effect):
+class StartAttempts(_Effect, frozen=True):
     """Run user code. Answered by AttemptsStarted, CheckpointOffered and AttemptsEnded."""
 
     orders: list[AttemptOrder]
 
 
-class StopAttempts(_Effect):
+class StopAttempts(_Effect, frozen=True):
     """The leases are gone: cancel what runs under them. No answer is wanted, one is harmless."""
 
     leases: list[Lease]
 
 
-class CheckpointKept(_Effect):
+class CheckpointKept(_Effect, frozen=True):
     """The ledger holds the checkpoint: let the handler go on. `kept` is False when it was refused."""
 
     task_id: TaskId
@@ -86,24 +86,24 @@ class CheckpointKept(_Effect):
     kept: bool
 
 
-class WriteLedger(_Effect):
+class WriteLedger(_Effect, frozen=True):
     """Write the task table behind. Answered by LedgerWritten."""
 
     write: LedgerWrite
 
 
-class TrimLog(_Effect):
-    """Entries before `first_index` may go; `before_term` is the term of the last of them. The ledger store covers them."""
+class TrimLog(_Effect, frozen=True):
+    """Entries before `first_index` may go: the ledger store has them. `before_term` is the term of the last one."""
 
     first_index: LogIndex
     before_term: Term
 
 
-class LoadRows(_Effect):
+class LoadRows(_Effect, frozen=True):
     """Read finished tasks from the ledger store: those named, or a page. Answered by RowsLoaded.
 
-    With `task_ids` empty: up to `limit` finished rows with an id greater than `after`, in order of id, of the given states
-    (empty: all) and capability (empty: any).
+    With `task_ids` empty: up to `limit` finished rows with an id greater than `after`, in order of id, of the given
+    states (empty: all) and capability (empty: any).
     """
 
     read_id: int
@@ -114,7 +114,7 @@ class LoadRows(_Effect):
     capability: str = ""
 
 
-class LoadHistory(_Effect):
+class LoadHistory(_Effect, frozen=True):
     """Read events from the ledger store, from log index `after` (exclusive). Answered by HistoryLoaded."""
 
     read_id: int
@@ -122,13 +122,13 @@ class LoadHistory(_Effect):
     limit: int = 1_000
 
 
-class OpenSnapshot(_Effect):
+class OpenSnapshot(_Effect, frozen=True):
     """Open a read transaction on the ledger store. Answered by SnapshotOpened."""
 
     transfer: int
 
 
-class ReadSnapshot(_Effect):
+class ReadSnapshot(_Effect, frozen=True):
     """Read the next rows of it, about `bytes_max` of them. Answered by SnapshotRead."""
 
     transfer: int
@@ -136,11 +136,11 @@ class ReadSnapshot(_Effect):
     bytes_max: int
 
 
-class CloseSnapshot(_Effect):
+class CloseSnapshot(_Effect, frozen=True):
     transfer: int
 
 
-class StageSnapshot(_Effect):
+class StageSnapshot(_Effect, frozen=True):
     """Keep rows of an incoming table aside. `first` throws away what was staged before."""
 
     transfer: int
@@ -149,14 +149,14 @@ class StageSnapshot(_Effect):
     first: bool
 
 
-class InstallSnapshot(_Effect):
+class InstallSnapshot(_Effect, frozen=True):
     """Replace the table by the staged one, as a unit, and start the log after `mark`. Answered by SnapshotInstalled."""
 
     transfer: int
     mark: LedgerMark
 
 
-class Notice(_Effect):
+class Notice(_Effect, frozen=True):
     """Something for the operator's log. `code` is stable, `detail` is for reading."""
 
     code: str

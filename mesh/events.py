@@ -16,80 +16,80 @@ class _Event(msgspec.Struct, frozen=True, gc=False):
     pass
 
 
-class PeerMessage(_Event):
+class PeerMessage(_Event, frozen=True):
     """Bytes from a node whose identity its link has proved."""
 
     peer: NodeId
     data: bytes
 
 
-class ClientMessage(_Event):
+class ClientMessage(_Event, frozen=True):
     """Bytes from a client link."""
 
     client: ClientId
     data: bytes
 
 
-class GossipReceived(_Event):
+class GossipReceived(_Event, frozen=True):
     """One publication of some node; its sender is inside, unproved."""
 
     data: bytes
 
 
-class LinkUp(_Event):
+class LinkUp(_Event, frozen=True):
     """Our link to a node finished its handshake."""
 
     peer: NodeId
     incarnation: int
 
 
-class LinkDown(_Event):
+class LinkDown(_Event, frozen=True):
     """Our link to a node broke. Evidence, not a verdict."""
 
     peer: NodeId
 
 
-class ClientGone(_Event):
+class ClientGone(_Event, frozen=True):
     client: ClientId
 
 
-class Durable(_Event):
+class Durable(_Event, frozen=True):
     """Every Persist up to `token` is on disk."""
 
     token: PersistToken
 
 
-class LedgerWritten(_Event):
+class LedgerWritten(_Event, frozen=True):
     """A WriteLedger is on disk; the table covers everything up to `applied_index`."""
 
     applied_index: int
 
 
-class TurnEnded(_Event):
+class TurnEnded(_Event, frozen=True):
     """Nothing more is waiting to be read right now: send what was gathered."""
 
 
-class DeadlineReached(_Event):
+class DeadlineReached(_Event, frozen=True):
     """`Node.next_deadline_ms` has come."""
 
 
-class AgentsReady(_Event):
+class AgentsReady(_Event, frozen=True):
     """The child processes are up and offer these capabilities."""
 
     capabilities: tuple[str, ...]
 
 
-class AttemptsStarted(_Event):
+class AttemptsStarted(_Event, frozen=True):
     """User code of these attempts has begun to run."""
 
     leases: list[Lease]
 
 
-class AttemptsEnded(_Event):
+class AttemptsEnded(_Event, frozen=True):
     outcomes: list[AttemptOutcome]
 
 
-class CheckpointOffered(_Event):
+class CheckpointOffered(_Event, frozen=True):
     """A running attempt wants `state` kept. `sequence` counts from 1 within the attempt."""
 
     task_id: TaskId
@@ -98,7 +98,7 @@ class CheckpointOffered(_Event):
     state: bytes
 
 
-class RowsLoaded(_Event):
+class RowsLoaded(_Event, frozen=True):
     """The answer to LoadRows. `more` is the cursor to go on from, empty at the end."""
 
     read_id: int
@@ -106,21 +106,21 @@ class RowsLoaded(_Event):
     more: str
 
 
-class HistoryLoaded(_Event):
+class HistoryLoaded(_Event, frozen=True):
     """The answer to LoadHistory: (log index, encoded events), ascending."""
 
     read_id: int
     batches: list[tuple[int, bytes]]
 
 
-class SnapshotOpened(_Event):
+class SnapshotOpened(_Event, frozen=True):
     """A read transaction stands open on the ledger store, at `mark`."""
 
     transfer: int
     mark: LedgerMark
 
 
-class SnapshotRead(_Event):
+class SnapshotRead(_Event, frozen=True):
     """Rows after a cursor. `more` is empty when they were the last."""
 
     transfer: int
@@ -129,14 +129,14 @@ class SnapshotRead(_Event):
     more: str
 
 
-class SnapshotInstalled(_Event):
+class SnapshotInstalled(_Event, frozen=True):
     """The staged table replaced the old one, and the log starts after it."""
 
     transfer: int
     recovered: Recovered
 
 
-class DiskFailed(_Event):
+class DiskFailed(_Event, frozen=True):
     """A write or a sync failed. The node must not vote or lead any more."""
 
     reason: str

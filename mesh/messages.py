@@ -1,7 +1,8 @@
 """The whole protocol on one page: what nodes say to each other, and what clients and nodes say.
 
-Every message is a closed struct with a tag; wire/ turns it to bytes and back. A link (see transport/) has proved who the other
-end is before any of these is read, so no message repeats its sender. Any message may be lost, doubled or late.
+Every message is a closed struct with a tag; wire/ turns it to bytes and back. A link (see transport/) has proved who
+the other end is before any of these is read, so no message repeats its sender. Any message may be lost, doubled or
+late.
 """
 
 from enum import IntEnum
@@ -69,7 +70,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False)
 # --- Raft (Ongaro & Ousterhout 2014; pre-vote: Ongaro's thesis 9.6) ---------------------------------------------------
 
 
-class PreVote(_Message, tag=1):
+class PreVote(_Message, frozen=True, tag=1):
     """Would you vote for me in `term`? Changes nothing at the receiver."""
 
     term: Term
@@ -77,14 +78,14 @@ class PreVote(_Message, tag=1):
     last_term: Term
 
 
-class PreVoteReply(_Message, tag=2):
+class PreVoteReply(_Message, frozen=True, tag=2):
     """`term` is the one asked about if granted, else the receiver's own."""
 
     term: Term
     granted: bool
 
 
-class Vote(_Message, tag=3):
+class Vote(_Message, frozen=True, tag=3):
     """Request for a vote. `transfer` overrides the refusal to unseat a live leader."""
 
     term: Term
@@ -93,13 +94,13 @@ class Vote(_Message, tag=3):
     transfer: bool
 
 
-class VoteReply(_Message, tag=4):
+class VoteReply(_Message, frozen=True, tag=4):
     term: Term
     granted: bool
 
 
-class Append(_Message, tag=5):
-    """Entries after (prev_index, prev_term), or a heartbeat with none. `round` grows with every heartbeat or read round."""
+class Append(_Message, frozen=True, tag=5):
+    """Entries after (prev_index, prev_term), or a heartbeat with none. `round` grows with each beat or read round."""
 
     term: Term
     prev_index: LogIndex
@@ -109,11 +110,11 @@ class Append(_Message, tag=5):
     entries: tuple[Entry, ...]
 
 
-class AppendReply(_Message, tag=6):
+class AppendReply(_Message, frozen=True, tag=6):
     """`ok`: everything up to `match` is on the sender's disk and agrees with the leader's log.
 
-    Not ok: `rejected` is the prev_index refused; (`hint_index`, `hint_term`) the largest position of the sender's log whose
-    term is no greater than the probe's (fast backtracking, etcd findConflictByTerm).
+    Not ok: `rejected` is the prev_index refused; (`hint_index`, `hint_term`) the largest position of the sender's log
+    whose term is no greater than the probe's (fast backtracking, etcd findConflictByTerm).
     """
 
     term: Term
@@ -125,13 +126,13 @@ class AppendReply(_Message, tag=6):
     hint_term: Term
 
 
-class TimeoutNow(_Message, tag=7):
+class TimeoutNow(_Message, frozen=True, tag=7):
     """Leadership transfer (thesis 3.10): campaign at once."""
 
     term: Term
 
 
-class SnapshotOffer(_Message, tag=8):
+class SnapshotOffer(_Message, frozen=True, tag=8):
     """You are too far behind for the log: pull this table instead."""
 
     term: Term
@@ -139,14 +140,14 @@ class SnapshotOffer(_Message, tag=8):
     mark: LedgerMark
 
 
-class SnapshotPull(_Message, tag=9):
+class SnapshotPull(_Message, frozen=True, tag=9):
     """Send me the rows after this cursor."""
 
     transfer: int
     after: str
 
 
-class SnapshotChunk(_Message, tag=10):
+class SnapshotChunk(_Message, frozen=True, tag=10):
     """Rows after the cursor `after`. `more` is the next cursor, empty with the last chunk."""
 
     transfer: int
@@ -168,7 +169,7 @@ class PeerView(msgspec.Struct, frozen=True, array_like=True, gc=False):
     link_up: bool
 
 
-class Heartbeat(_Message, tag=20):
+class Heartbeat(_Message, frozen=True, tag=20):
     """Published every heartbeat_interval_ms, and at once when a link breaks. Self-contained: the latest one counts.
 
     `held` are the leases the node holds (at most 1,024 of them; `held_total` says how many there are).
@@ -199,47 +200,47 @@ class Heartbeat(_Message, tag=20):
 # --- leader and holders of leases -------------------------------------------------------------------------------------
 
 
-class Grants(_Message, tag=30):
+class Grants(_Message, frozen=True, tag=30):
     """Run these. A node refuses them from a term older than the newest it has seen."""
 
     term: Term
     orders: list[AttemptOrder]
 
 
-class Stops(_Message, tag=31):
+class Stops(_Message, frozen=True, tag=31):
     """These leases ended without you: stop what runs under them."""
 
     term: Term
     leases: list[Lease]
 
 
-class Reports(_Message, tag=32):
+class Reports(_Message, frozen=True, tag=32):
     """Attempts that ended. Repeated until the ledger has an answer for each."""
 
     outcomes: list[AttemptOutcome]
 
 
-class Started(_Message, tag=33):
+class Started(_Message, frozen=True, tag=33):
     """Attempts that have been running for a while."""
 
     leases: list[Lease]
 
 
-class CheckpointReport(_Message, tag=34):
+class CheckpointReport(_Message, frozen=True, tag=34):
     task_id: TaskId
     token: FencingToken
     sequence: int
     state: bytes
 
 
-class ReportWanted(_Message, tag=35):
+class ReportWanted(_Message, frozen=True, tag=35):
     """A new leader asks what you run, before it dispatches anything to you."""
 
     term: Term
 
 
-class NodeReport(_Message, tag=36):
-    """All leases of the sender, running or with an outcome not yet confirmed; those with `started` user code running."""
+class NodeReport(_Message, frozen=True, tag=36):
+    """All leases of the sender, running or with an outcome not yet confirmed; in `started` those whose code runs."""
 
     term: Term
     incarnation: int
@@ -249,14 +250,14 @@ class NodeReport(_Message, tag=36):
     started: list[Lease]
 
 
-class Forward(_Message, tag=37):
+class Forward(_Message, frozen=True, tag=37):
     """A client of mine said this; you lead."""
 
     client: ClientId
     data: bytes
 
 
-class Relay(_Message, tag=38):
+class Relay(_Message, frozen=True, tag=38):
     """Tell your client this."""
 
     client: ClientId
@@ -279,14 +280,14 @@ class Code(IntEnum):
     INVALID = 6
 
 
-class SubmitTasks(_Message, tag=50):
+class SubmitTasks(_Message, frozen=True, tag=50):
     """Accept these tasks. With `watch`, tell me when each ends. Answered by Accepted and TasksRefused, task by task."""
 
     watch: bool
     specs: list[TaskSpec]
 
 
-class Accepted(_Message, tag=51):
+class Accepted(_Message, frozen=True, tag=51):
     """A quorum holds these tasks, in the entry at `index` (or held them already, from an earlier submit)."""
 
     index: LogIndex
@@ -300,11 +301,11 @@ class TaskRefusal(msgspec.Struct, frozen=True, array_like=True, gc=False):
     retry_after_ms: int = 0
 
 
-class TasksRefused(_Message, tag=52):
+class TasksRefused(_Message, frozen=True, tag=52):
     refusals: list[TaskRefusal]
 
 
-class WatchTasks(_Message, tag=53):
+class WatchTasks(_Message, frozen=True, tag=53):
     """Tell me when these end. Answered at once for those that have, and for those unknown (state -1)."""
 
     task_ids: list[TaskId]
@@ -322,7 +323,7 @@ class TaskEnd(msgspec.Struct, frozen=True, array_like=True, gc=False):
     attempts: int
 
 
-class TasksEnded(_Message, tag=54):
+class TasksEnded(_Message, frozen=True, tag=54):
     ends: list[TaskEnd]
 
 
@@ -338,11 +339,11 @@ class Question(IntEnum):
     RAFT = 6
 
 
-class Ask(_Message, tag=55):
+class Ask(_Message, frozen=True, tag=55):
     """A read. Linearizable unless `stale`, which any node answers from what it has.
 
-    `task_id` for TASK and EXPLAIN; `after` is a cursor for TASKS, DEAD_LETTERS (an id) and EVENTS (a log index as text);
-    `states` and `capability` filter TASKS.
+    `task_id` for TASK and EXPLAIN; `after` is a cursor for TASKS, DEAD_LETTERS (an id) and EVENTS (a log index as
+    text); `states` and `capability` filter TASKS.
     """
 
     request: int
@@ -372,7 +373,7 @@ class Action(IntEnum):
     """Save `value` as the checkpoint of a task (S0-28)."""
 
 
-class Order(_Message, tag=56):
+class Order(_Message, frozen=True, tag=56):
     """A write that is not a submit. Answered once committed."""
 
     request: int
@@ -382,7 +383,7 @@ class Order(_Message, tag=56):
     value: bytes = b""
 
 
-class Answer(_Message, tag=57):
+class Answer(_Message, frozen=True, tag=57):
     """To an Ask or an Order. `body` is the encoded document, empty for an Order."""
 
     request: int
@@ -391,7 +392,7 @@ class Answer(_Message, tag=57):
     body: bytes
 
 
-class LeaderHint(_Message, tag=58):
+class LeaderHint(_Message, frozen=True, tag=58):
     """Who leads, to the best of this node's knowledge; sent when a client arrives and when it changes."""
 
     term: Term

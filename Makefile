@@ -1,0 +1,61 @@
+# Two commands matter: `make demo` and `make test`. Both work on a fresh clone and need only python3 (3.11+) and make.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --quiet --no-input --disable-pip-version-check
+
+SEEDS  ?= 500
+FIRST  ?= 0
+PYTEST ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check install sim bench chaos
+
+help:
+	@echo 'make demo      a three-node mesh does real work, loses its leader, loses nothing'
+	@echo 'make test      every test that gates a change         (PYTEST="-x -k word" is passed on)'
+	@echo 'make check     format, lint, types, architecture'
+	@echo 'make install   the virtual environment at $(VENV), with what developers need'
+	@echo 'make sim       SEEDS=500 FIRST=0: that many simulated runs, from that seed on'
+	@echo 'make bench     the numbers'
+	@echo 'make chaos     real processes, real faults (not built yet)'
+
+# The demo needs what a user needs and a progress bar, no more.
+demo: $(VENV)/.runtime
+	@$(BIN)/mesh demo
+
+test: check
+	$(BIN)/python -m pytest -q $(PYTEST)
+
+check: install
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+install: $(VENV)/.dev
+
+sim: install
+	$(BIN)/python -m mesh.sim campaign --seeds $(SEEDS) --first $(FIRST)
+
+bench: install
+	$(BIN)/mesh bench
+
+chaos:
+	@echo 'make chaos: not built yet (issue 3); until then: make sim, and make test kills real processes' >&2
+	@exit 1
+
+# Stamps: the second time costs nothing. pip is the last thing venv makes, so its presence means the venv is whole.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) install --constraint constraints.txt --editable '.[rich]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@touch $(VENV)/.runtime $@

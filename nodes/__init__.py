@@ -1,0 +1,1 @@
+"""The node process: the shell around mesh.node.Node."""
