@@ -1,1 +1,30 @@
-"""A mesh of equal nodes that runs tasks and loses none of them."""
+"""A mesh of equal nodes that runs tasks and loses none of them.
+
+`Mesh` and `Context` are what handlers are written with, `connect` and `connect_sync` what work is submitted with, and
+`mesh.errors` is what may go wrong. Names are loaded when first used, so that `import mesh` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mesh import errors
+    from mesh.app import Context, Mesh
+    from mesh.client import connect, connect_sync
+
+__all__ = ["Context", "Mesh", "connect", "connect_sync", "errors"]
+
+_HOME = {"Context": "mesh.app", "Mesh": "mesh.app", "connect": "mesh.client", "connect_sync": "mesh.client"}
+"""Public name -> the module it lives in."""
+
+
+def __getattr__(name: str) -> object:
+    if name == "errors":
+        return import_module("mesh.errors")
+    if name not in _HOME:
+        raise AttributeError(f"module 'mesh' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
