@@ -10,7 +10,7 @@ Everything they cause is gathered until `take()`. No method raises on what a pee
 from random import Random
 
 from mesh.config import RaftConfig
-from mesh.durable import Configuration, EntryKind, Recovered
+from mesh.durable import Configuration, EntryKind, LedgerMark, Recovered
 from mesh.ids import LogIndex, NodeId, PersistToken, Term
 from mesh.messages import (
     Append,
@@ -197,23 +197,29 @@ class Replica:
         """Entries before `first_index` may leave memory. Never reaches beyond what was handed out."""
         replication.compact(self._s, first_index)
 
-    def begin_install(self) -> None:
-        """A snapshot is being installed: take no entries until `restored`, for the disk is about to drop this log."""
-        self._s.is_installing = True
+    def begin_install(self, mark: LedgerMark) -> bool:
+        """Whether a table at `mark` would bring us on. If so, no entries are taken until `restored`.
+
+        False if the log reaches there already and agrees: to install all the same would take back acknowledged entries.
+        """
+        s = self._s
+        if mark.applied_index <= s.commit_index or s.log.term_at(mark.applied_index) == mark.applied_term:
+            return False
+        s.is_installing = True
+        return True
 
     def restored(self, recovered: Recovered, now_ms: int) -> None:
         """A snapshot was installed. The log is what `recovered` says; the leader is told."""
         s = self._s
         s.now_ms = now_ms
+        assert s.is_installing and recovered.mark is not None, "begin_install comes first, and a snapshot has a mark"
         s.is_installing = False
-        assert recovered.mark is not None, "a snapshot comes with its mark"
         log = recovery.recovered_log(recovered, s.log.configurations.latest)
         applied = recovered.mark.applied_index
-        assert applied >= s.handed_index, f"a snapshot at {applied} is older than what was applied, {s.handed_index}"
-        assert log.last_index >= s.commit_index, f"a snapshot at {applied} drops what is committed, {s.commit_index}"
+        assert applied > s.commit_index, f"a snapshot at {applied} is no news: {s.commit_index} is committed"
         s.log = log
         s.journal.replaced(log)
-        s.commit_index = max(s.commit_index, applied)
+        s.commit_index = applied
         s.handed_index = applied
         if s.role is Role.FOLLOWER and s.leader_id is not None:
             s.ack_match = applied
