@@ -1,0 +1,232 @@
+"""Reads the task table for others: finished tasks, history, and whole tables for nodes that fell behind.
+
+One thread. It never waits for the writer, nor the writer for it: each read sees the table as of some commit.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from time import monotonic
+
+from mesh.durable import TaskRow
+from mesh.effects import CloseSnapshot, LoadHistory, LoadRows, OpenSnapshot, ReadSnapshot
+from mesh.events import Event, HistoryLoaded, RowsLoaded, SnapshotOpened, SnapshotRead
+from mesh.ids import TaskId
+from mesh.storage.database import connect
+from mesh.storage.faults import Fault
+from mesh.storage.ledger_store import IDS_PER_STATEMENT, TASK_COLUMNS, event_batch, read_mark, task_row
+
+SNAPSHOTS_MAX = 2
+"""An open snapshot keeps the write-ahead log of the table growing; a third one closes the oldest."""
+
+SNAPSHOT_IDLE_S_MAX = 60.0
+"""One that nobody reads from for this long is closed."""
+
+PAGE_BYTES_MAX = 4 << 20
+"""A page of finished tasks ends early at this."""
+
+ROW_OVERHEAD_BYTES = 64
+
+GONE = "!gone"
+"""Cursor that says: there is no such snapshot (any more), open a new one."""
+
+ReadEffect = LoadRows | LoadHistory | OpenSnapshot | ReadSnapshot | CloseSnapshot
+
+
+class _Snapshot:
+    def __init__(self, path: Path) -> None:
+        self.db = connect(path, read_only=True)
+        self.db.execute("BEGIN")
+        self.read_at_s = monotonic()
+
+
+class Reader:
+    """Give it effects through `queue`; a Path tells it that another file is the table now, None that it is over."""
+
+    def __init__(self, path: Path, fault: Fault, post: Callable[[Event], None]) -> None:
+        self.queue: SimpleQueue[ReadEffect | Path | None] = SimpleQueue()
+        self._path = path
+        self._fault = fault
+        self._post = post
+        self._db: sqlite3.Connection | None = None
+        self._snapshots: dict[int, _Snapshot] = {}
+        self._interrupted = False
+
+    def run(self) -> None:
+        """The thread."""
+        while True:
+            try:
+                item = self.queue.get(timeout=SNAPSHOT_IDLE_S_MAX / 4 if self._snapshots else None)
+            except Empty:
+                self._close_idle()
+                continue
+            if item is None:
+                break
+            try:
+                self._perform(item)
+            except Exception as error:  # Whatever it is, the answer that was asked for will never come.
+                if not self._interrupted:
+                    self._fault.report("reading the task table", error)
+        self._close_all()
+
+    def interrupt(self) -> None:
+        """From another thread: give up what is being read."""
+        self._interrupted = True
+        for connection in [self._db, *(snapshot.db for snapshot in tuple(self._snapshots.values()))]:
+            if connection is not None:
+                connection.interrupt()
+
+    def _perform(self, item: ReadEffect | Path) -> None:
+        match item:
+            case LoadRows():
+                self._post(self._load_rows(item))
+            case LoadHistory():
+                rows = self._table().execute(
+                    "SELECT idx, crc, data FROM events WHERE idx > ? ORDER BY idx LIMIT ?", (item.after, item.limit)
+                )
+                self._post(HistoryLoaded(item.read_id, [event_batch(*row) for row in rows]))
+            case OpenSnapshot():
+                self._open_snapshot(item.transfer)
+            case ReadSnapshot():
+                self._read_snapshot(item)
+            case CloseSnapshot():
+                self._close_snapshot(item.transfer)
+            case _:
+                self._switch(item)
+
+    def _table(self) -> sqlite3.Connection:
+        if self._db is None:
+            self._db = connect(self._path, read_only=True)
+        return self._db
+
+    # --- finished tasks -----------------------------------------------------------------------------------------------
+
+    def _load_rows(self, effect: LoadRows) -> RowsLoaded:
+        if effect.task_ids:
+            return RowsLoaded(effect.read_id, self._named(effect.task_ids), "")
+        where, values = "", list[str | int]()
+        if effect.states:
+            where += f" AND state IN ({','.join('?' * len(effect.states))})"
+            values += effect.states
+        if effect.capability:
+            where += " AND capability = ?"
+            values.append(effect.capability)
+        # The plus keeps SQLite from sorting by way of the index on `finished`: ids are wanted in order, and few of
+        # them.
+        cursor = self._table().execute(
+            f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id > ? AND +finished > 0{where} ORDER BY task_id LIMIT ?",
+            (effect.after, *values, effect.limit + 1),
+        )
+        rows: list[TaskRow] = []
+        size = 0
+        for found in cursor:
+            if len(rows) == effect.limit or size >= PAGE_BYTES_MAX:
+                cursor.close()
+                return RowsLoaded(effect.read_id, rows, rows[-1].task_id if rows else effect.after)
+            rows.append(task_row(found))
+            size += len(rows[-1].record)
+        return RowsLoaded(effect.read_id, rows, "")
+
+    def _named(self, task_ids: list[TaskId]) -> list[TaskRow]:
+        """In the order asked for; those that are not there, or not finished, are left out."""
+        found: dict[TaskId, TaskRow] = {}
+        for at in range(0, len(task_ids), IDS_PER_STATEMENT):
+            some = task_ids[at : at + IDS_PER_STATEMENT]
+            for row in self._table().execute(
+                f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id IN ({','.join('?' * len(some))}) AND +finished > 0",
+                some,
+            ):
+                task = task_row(row)
+                found[task.task_id] = task
+        return [found[task_id] for task_id in dict.fromkeys(task_ids) if task_id in found]
+
+    # --- snapshots ----------------------------------------------------------------------------------------------------
+
+    def _open_snapshot(self, transfer: int) -> None:
+        self._close_snapshot(transfer)
+        while len(self._snapshots) >= SNAPSHOTS_MAX:
+            self._close_snapshot(next(iter(self._snapshots)))
+        snapshot = _Snapshot(self._path)
+        mark = read_mark(snapshot.db)  # The first read fixes what the transaction sees.
+        if mark is None:
+            snapshot.db.close()
+            self._post(SnapshotRead(transfer, [], [], GONE))
+            return
+        self._snapshots[transfer] = snapshot
+        self._post(SnapshotOpened(transfer, mark))
+
+    def _read_snapshot(self, effect: ReadSnapshot) -> None:
+        """Tasks first, then events. Cursors are `r` or `e` and the last position sent; both are walked in order of
+        rowid, which is the order on disk."""
+        snapshot = self._snapshots.get(effect.transfer)
+        if snapshot is None:
+            self._post(SnapshotRead(effect.transfer, [], [], GONE))
+            return
+        snapshot.read_at_s = monotonic()
+        part, position = effect.after[:1] or "r", int(effect.after[1:] or 0)
+        size = 0
+        rows: list[TaskRow] = []
+        events: list[tuple[int, bytes]] = []
+        more = ""
+        if part == "r":
+            more, size = _page_of_rows(snapshot.db, position, effect.bytes_max, rows)
+            position = 0
+        if not more:
+            more = _page_of_events(snapshot.db, position, effect.bytes_max - size, events, at_least_one=not rows)
+        self._post(SnapshotRead(effect.transfer, rows, events, more))
+
+    def _close_snapshot(self, transfer: int) -> None:
+        snapshot = self._snapshots.pop(transfer, None)
+        if snapshot is not None:
+            snapshot.db.close()
+
+    def _close_idle(self) -> None:
+        limit_s = monotonic() - SNAPSHOT_IDLE_S_MAX
+        for transfer in [key for key, snapshot in self._snapshots.items() if snapshot.read_at_s < limit_s]:
+            self._close_snapshot(transfer)
+
+    def _close_all(self) -> None:
+        for transfer in list(self._snapshots):
+            self._close_snapshot(transfer)
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def _switch(self, path: Path) -> None:
+        """An installed snapshot replaced the table: nobody reads the old one any more, and it goes."""
+        self._close_all()
+        old, self._path = self._path, path
+        for suffix in ("", "-wal", "-shm"):
+            old.with_name(old.name + suffix).unlink(missing_ok=True)
+
+
+def _page_of_rows(db: sqlite3.Connection, after: int, bytes_max: int, rows: list[TaskRow]) -> tuple[str, int]:
+    """Adds to `rows`. Returns the cursor to go on from, empty at the end, and the size of what was added."""
+    size = 0
+    cursor = db.execute(f"SELECT {TASK_COLUMNS} FROM tasks WHERE rowid > ? ORDER BY rowid", (after,))
+    last = after
+    for found in cursor:
+        if size >= bytes_max and rows:
+            cursor.close()
+            return f"r{last}", size
+        last = found[0]
+        rows.append(task_row(found))
+        size += len(rows[-1].record) + ROW_OVERHEAD_BYTES
+    return "", size
+
+
+def _page_of_events(
+    db: sqlite3.Connection, after: int, bytes_max: int, events: list[tuple[int, bytes]], *, at_least_one: bool
+) -> str:
+    """Adds to `events`. Returns the cursor to go on from, empty at the end."""
+    cursor = db.execute("SELECT idx, crc, data FROM events WHERE idx > ? ORDER BY idx", (after,))
+    size, last = 0, after
+    for found in cursor:
+        if size >= bytes_max and (events or not at_least_one):
+            cursor.close()
+            return f"e{last}"
+        last = found[0]
+        events.append(event_batch(*found))
+        size += len(events[-1][1]) + ROW_OVERHEAD_BYTES
+    return ""
