@@ -85,7 +85,7 @@ class DispatchConfig:
     entries_in_flight_max: int = 4
     """Entries of the leader proposed and not yet applied. Commands that arrive meanwhile share the next one."""
 
-    entry_bytes_max: int = 4 << 20
+    entry_bytes_max: int = 1 << 20
     """Commands are cut into another entry beyond this."""
 
     start_report_ms: int = 50
@@ -97,8 +97,14 @@ class DispatchConfig:
     ledger_flush_ms: int = 500
     """Changed rows of the task table are written behind at this pace."""
 
-    ledger_flush_rows_max: int = 20_000
-    """Or as soon as this many have changed."""
+    ledger_flush_rows_max: int = 2_000
+    """Or as soon as this many have changed. Encoding them takes some 2 us each, on the loop."""
+
+    events_kept_max: int = 200_000
+    """Log entries whose events are kept."""
+
+    message_bytes_max: int = 1 << 20
+    """A message that carries many things is cut about here; one thing larger than this travels alone."""
 
     log_tail_entries_max: int = 4_096
     """Entries kept, though the table covers them, for followers that lag a little."""

@@ -17,4 +17,3 @@ def backoff_ms(attempt: int, jitter_permille: int) -> int:
     assert attempt >= 1, "attempts are counted from 1"
     delay_ms: int = min(BASE_MS * FACTOR ** min(attempt - 1, 16), DELAY_MS_MAX)
     return delay_ms + delay_ms * min(max(jitter_permille, 0), 100) // 1_000
-

@@ -104,6 +104,11 @@ class Table:
 
     def load(self, live: Iterable[Task], finished: list[tuple[TaskId, int]], finished_last: int) -> None:
         """Take over a recovered table. Counts and nodes come from the mark, see Ledger.restore."""
+        self.tasks = {}
+        self.leases = {}
+        self.changed = {}
+        self.forgotten = []
+        self.event_batches = []
         for task in live:
             self.tasks[task.spec.task_id] = task
             if task.state in (DISPATCHED, RUNNING):

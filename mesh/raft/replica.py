@@ -25,6 +25,7 @@ from mesh.messages import (
 from mesh.raft import commit, election, office, reads, recovery, replication, transfer
 from mesh.raft.configuration import decode, is_single_change
 from mesh.raft.journal import Journal
+from mesh.raft.log import Log
 from mesh.raft.output import NO_OUTPUT, Outgoing, RaftOutput
 from mesh.raft.state import ReplicaState, Role
 
@@ -300,6 +301,17 @@ class Replica:
     @property
     def first_index(self) -> LogIndex:
         return self._s.log.first_index
+
+    def term_at(self, index: LogIndex) -> Term:
+        """Term of an entry still in memory, or of the one just before those."""
+        term = self._s.log.term_at(index)
+        assert term is not None, f"entry {index} is not in memory"
+        return term
+
+    @property
+    def log(self) -> Log:
+        """The entries themselves, to look at."""
+        return self._s.log
 
     @property
     def configuration(self) -> Configuration:

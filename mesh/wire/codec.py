@@ -10,6 +10,8 @@ import msgspec
 
 from mesh.durable import Configuration
 from mesh.ledger.commands import Batch
+from mesh.ledger.ledger import Summary
+from mesh.ledger.task import Happening, Task
 from mesh.messages import ClientReply, ClientRequest, Heartbeat, PeerMessageBody
 
 
@@ -26,6 +28,9 @@ _reply: msgspec.msgpack.Decoder[ClientReply] = msgspec.msgpack.Decoder(ClientRep
 _heartbeat = msgspec.msgpack.Decoder(Heartbeat)
 _batch = msgspec.msgpack.Decoder(Batch)
 _configuration = msgspec.msgpack.Decoder(Configuration)
+_task = msgspec.msgpack.Decoder(Task)
+_summary = msgspec.msgpack.Decoder(Summary)
+_happenings = msgspec.msgpack.Decoder(list[Happening])
 
 
 def decode_peer(data: bytes) -> PeerMessageBody:
@@ -67,6 +72,20 @@ def decode_batch(data: bytes) -> Batch:
 
 def decode_configuration(data: bytes) -> Configuration:
     return _configuration.decode(data)
+
+
+def decode_task(data: bytes) -> Task:
+    """A task as the ledger store keeps it."""
+    return _task.decode(data)
+
+
+def decode_summary(data: bytes) -> Summary:
+    return _summary.decode(data)
+
+
+def decode_happenings(data: bytes) -> list[Happening]:
+    """The events of one entry, as the ledger store keeps them."""
+    return _happenings.decode(data)
 
 
 def decode_value(data: bytes) -> Any:

@@ -1,0 +1,243 @@
+"""Documents made from what a node knows: status, tasks, dead letters, events, explanations."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from mesh import documents
+from mesh.config import NodeConfig
+from mesh.dispatch.dispatcher import Dispatcher
+from mesh.dispatch.placement import explain
+from mesh.gossip.detector import Detector
+from mesh.gossip.members import Health
+from mesh.ids import NodeId
+from mesh.ledger.ledger import Ledger
+from mesh.ledger.task import (
+    DEAD,
+    DISPATCHED,
+    FINISHED,
+    KIND_NAMES,
+    PENDING,
+    RUNNING,
+    SCHEDULED,
+    STATE_NAMES,
+    Happening,
+    Task,
+    TaskState,
+)
+from mesh.raft.replica import Replica
+
+NIL = b"\xc0"
+"""MessagePack's nil, where a task has no result or checkpoint."""
+
+
+class Answers:
+    """Reads of one node. Whether they are linearizable is decided by who calls, and when."""
+
+    def __init__(
+        self, config: NodeConfig, raft: Replica, ledger: Ledger, detector: Detector, dispatcher: Dispatcher
+    ) -> None:
+        self._config = config
+        self._raft = raft
+        self._ledger = ledger
+        self._detector = detector
+        self._dispatcher = dispatcher
+
+    def status(self, now_ms: int, *, stale: bool, counters: dict[str, int]) -> documents.Status:
+        raft = self._raft
+        return documents.Status(
+            version=1,
+            cluster=self._config.cluster,
+            leader=raft.leader_id,
+            term=raft.term,
+            commit_index=raft.commit_index,
+            quorum=raft.leader_id is not None and (not stale or self._detector_sees_quorum()),
+            stale=stale,
+            nodes=self._nodes(now_ms),
+            tasks=self._counts(),
+            served_by=self._config.node_id,
+            counters=counters,
+        )
+
+    def task(self, task: Task, *, stale: bool) -> documents.Task:
+        spec = task.spec
+        holder = task.node_id or task.lost_by
+        return documents.Task(
+            id=spec.task_id,
+            capability=spec.capability,
+            priority=spec.priority,
+            state=STATE_NAMES[task.state],
+            attempts=task.attempts,
+            max_attempts=spec.max_attempts,
+            node=holder or None,
+            token=task.token,
+            result=msgspec.Raw(task.result or NIL),
+            error=task.error or None,
+            checkpoint=msgspec.Raw(task.checkpoint or NIL),
+            submitted_at=task.submitted_at_ms,
+            finished_at=task.finished_at_ms or None,
+            history=[history_item(happening) for happening in task.history],
+            error_detail=task.detail,
+            payload=msgspec.Raw(spec.payload or NIL),
+            stale=stale,
+        )
+
+    def live_tasks(self, states: tuple[int, ...], capability: str, after: str, limit: int) -> list[Task]:
+        """Tasks in memory that match, in order of id, after a cursor; one more than `limit` at most."""
+        matching = [
+            task
+            for task in self._ledger.tasks.values()
+            if task.spec.task_id > after and matches(task, states, capability)
+        ]
+        matching.sort(key=lambda task: task.spec.task_id)
+        return matching[: limit + 1]
+
+    def dead_letters(self, after: str, limit: int) -> documents.DeadLetterPage:
+        dead = self.live_tasks((DEAD,), "", after, limit)
+        letters = [
+            documents.DeadLetter(
+                task.spec.task_id, task.spec.capability, task.attempts, task.error, task.finished_at_ms
+            )
+            for task in dead[:limit]
+        ]
+        return documents.DeadLetterPage(letters, letters[-1].id if len(dead) > limit else None)
+
+    def explanation(self, task: Task) -> documents.Explanation:
+        """Why a task is where it is, in words."""
+        dispatcher = self._dispatcher
+        dispatcher.refresh()
+        verdicts = explain(list(dispatcher.candidates.values()), task.spec.capability)
+        reason, summary, position = self._reason(task, verdicts)
+        return documents.Explanation(
+            id=task.spec.task_id,
+            state=STATE_NAMES[task.state],
+            reason=reason,
+            summary=summary,
+            position=position,
+            next_attempt_at=task.not_before_ms if task.state == SCHEDULED else None,
+            nodes=verdicts if task.state in (PENDING, SCHEDULED) else [],
+            history=[history_item(happening) for happening in task.history],
+        )
+
+    def _reason(self, task: Task, verdicts: list[documents.NodeVerdict]) -> tuple[str, str, int | None]:
+        if task.state in (DISPATCHED, RUNNING):
+            return "running", f"It runs on {task.node_id} (attempt under token {task.token}).", None
+        if task.state == DEAD:
+            return "dead", f"It is a dead letter after {task.attempts} attempts: {task.error}", None
+        if task.state in FINISHED:
+            return "finished", f"It has ended: {STATE_NAMES[task.state]}.", None
+        capability = task.spec.capability
+        if not any(capability in c.capabilities for c in self._dispatcher.candidates.values()):
+            return "no_capability", f"No node offers the capability {capability!r}; it waits until one does.", None
+        if task.state == SCHEDULED:
+            return "scheduled", f"It waits for its time, after {task.attempts} attempts.", None
+        position = self._ledger.queue.position(task)
+        if any(verdict.fits for verdict in verdicts):
+            return "next", f"A node is free for it; {position} tasks are before it.", position
+        whys = "; ".join(f"{verdict.node} {verdict.why}" for verdict in verdicts)
+        return "no_free_node", f"{position} tasks are before it, and no node is free: {whys}.", position
+
+    def raft_status(self) -> documents.RaftStatus:
+        raft = self._raft
+        addresses = dict(self._config.voters)
+        trailing = {peer_id: (match, state) for peer_id, match, state in raft.peers()}
+        peers = []
+        for node_id in raft.configuration.voter_ids:
+            match, state = trailing.get(node_id, (0, ""))
+            if node_id == self._config.node_id:
+                match, state = raft.last_index, "self"
+            behind = max(0, raft.last_index - match) if state else 0
+            peers.append(documents.RaftPeer(node_id, addresses.get(node_id, ""), "voter", match, behind, state))
+        return documents.RaftStatus(
+            node=self._config.node_id,
+            role=raft.role.name.lower(),
+            leader=raft.leader_id,
+            term=raft.term,
+            commit_index=raft.commit_index,
+            applied_index=self._ledger.applied_index,
+            first_index=raft.first_index,
+            last_index=raft.last_index,
+            serving=raft.serving,
+            digest=self._ledger.digest.hex(),
+            peers=peers,
+        )
+
+    def _counts(self) -> documents.TaskCounts:
+        counts = documents.TaskCounts()
+        for state, count in enumerate(self._ledger.counts):
+            name = "running" if state == DISPATCHED else STATE_NAMES[state]
+            setattr(counts, name, getattr(counts, name) + count)
+        return counts
+
+    def _nodes(self, now_ms: int) -> list[documents.NodeView]:
+        voters = set(self._raft.configuration.voter_ids)
+        views = []
+        for member in self._detector.members():
+            node_id = member.node_id
+            record = self._ledger.nodes.get(node_id)
+            beat = member.last
+            draining = (record is not None and record.draining) or (beat is not None and beat.draining)
+            views.append(
+                documents.NodeView(
+                    id=node_id,
+                    address=beat.address if beat is not None else member.address,
+                    pid=beat.pid if beat is not None else 0,
+                    role="voter" if node_id in voters else "worker",
+                    leader=node_id == self._raft.leader_id,
+                    health=Health(member.health).name.lower(),
+                    admin="draining" if draining else "active",
+                    capabilities=list(beat.capabilities) if beat is not None else [],
+                    slots=beat.slots if beat is not None else 0,
+                    running=len(self._ledger.holder_leases(node_id)),
+                    last_heartbeat_ms=self._detector.silence_ms(node_id, now_ms),
+                    incarnation=member.incarnation,
+                    failure_count=record.failure_count if record is not None else 0,
+                )
+            )
+        return views
+
+    def _detector_sees_quorum(self) -> bool:
+        voters = self._raft.configuration.voter_ids
+        alive = [voter for voter in voters if self._detector.health(NodeId(voter)) != Health.FAILED]
+        return len(alive) * 2 > len(voters)
+
+
+def matches(task: Task, states: tuple[int, ...], capability: str) -> bool:
+    """Whether a task belongs in a list. Asking for running ones includes those on their way to their node."""
+    if states and task.state not in states and not (task.state == DISPATCHED and TaskState.RUNNING in states):
+        return False
+    return not capability or task.spec.capability == capability
+
+
+def task_line(task: Task) -> documents.TaskLine:
+    spec = task.spec
+    return documents.TaskLine(
+        spec.task_id, spec.capability, spec.priority, STATE_NAMES[task.state], task.attempts, task.node_id or None
+    )
+
+
+def history_item(happening: Happening) -> documents.HistoryItem:
+    return documents.HistoryItem(
+        happening.at_ms,
+        KIND_NAMES[happening.kind],
+        happening.node_id or None,
+        happening.attempt,
+        happening.token,
+        happening.detail,
+    )
+
+
+def event_lines(happenings: Iterable[Happening]) -> list[documents.EventLine]:
+    return [
+        documents.EventLine(
+            happening.index,
+            happening.at_ms,
+            KIND_NAMES[happening.kind],
+            happening.node_id or None,
+            happening.task_id or None,
+            happening.attempt,
+            happening.token,
+            happening.detail,
+        )
+        for happening in happenings
+    ]

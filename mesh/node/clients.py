@@ -1,0 +1,433 @@
+"""The node's end of its clients' conversation: requests in, answers out, forwarded to whoever leads.
+
+A request that reaches the leader, directly or through another node, is handled here once; its answer goes back the way it came.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mesh import documents
+from mesh.effects import Channel, LoadHistory, LoadRows, Reply, Send
+from mesh.events import ClientMessage, HistoryLoaded, RowsLoaded
+from mesh.ids import ClientId, NodeId, TaskId
+from mesh.ledger.applied import ALREADY, DONE, UNKNOWN, Applied
+from mesh.ledger.commands import (
+    CancelTask,
+    Command,
+    DrainNode,
+    DropDeadLetter,
+    FailNode,
+    RedriveTask,
+    SaveCheckpoint,
+)
+from mesh.ledger.task import DISPATCHED, FINISHED, RUNNING, Task
+from mesh.messages import (
+    Accepted,
+    Action,
+    Answer,
+    Ask,
+    ClientReply,
+    ClientRequest,
+    Code,
+    Forward,
+    LeaderHint,
+    Order,
+    Question,
+    Relay,
+    SubmitTasks,
+    TaskEnd,
+    TaskRefusal,
+    TasksEnded,
+    TasksRefused,
+    WatchTasks,
+)
+from mesh.node import answers, requests
+from mesh.node.requests import HERE, Client, Waiting
+from mesh.wire.codec import Rubbish, decode_happenings, decode_request, decode_task, encode
+
+if TYPE_CHECKING:
+    from mesh.node.node import Node
+
+NO_LEADER = "no leader is known here just now; nothing was done, try again"
+NOT_SERVING = "this node does not lead (any more); nothing was done, try again"
+LOADS_MAX = 10_000
+PAGE_MAX = 1_000
+CLIENTS_MAX = 10_000
+
+
+class Load(msgspec.Struct):
+    """A read of the ledger store on its way, and who it is for. `ask` is None for the end of watched tasks."""
+
+    client: Client
+    ask: Ask | None
+
+
+class ClientDesk:
+    """Requests of clients, at this node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.waiting = Waiting(node.config.dispatch.waiting_max)
+        self.known: dict[ClientId, None] = {}
+        """Our own clients, in order of arrival; those that are told of a new leader."""
+        self._loads: dict[int, Load] = {}
+        self._last_load = 0
+        self._orders: dict[int, tuple[Client, int, Command]] = {}
+        """Orders proposed, by identity of their command: who asked, and under which request number."""
+
+    # --- in ---
+
+    def message(self, event: ClientMessage) -> None:
+        """A client of this node speaks."""
+        node = self._node
+        client_id = event.client
+        if client_id not in self.known and len(self.known) < CLIENTS_MAX:
+            self.known[client_id] = None
+            self.hint(client_id)
+        try:
+            request = decode_request(event.data)
+        except Rubbish as error:
+            node.count_rubbish("client_message", str(error))
+            return
+        client = (HERE, client_id)
+        leader = node.raft.leader_id
+        if node.leading.dispatcher.in_office or (type(request) is Ask and request.stale):
+            self.handle(client, request)
+        elif leader is not None and leader != node.node_id:
+            node.out.append(Send(leader, Channel.DATA, encode(Forward(client_id, event.data))))
+        else:
+            self.refuse(client, request, NO_LEADER)
+
+    def forwarded(self, peer: NodeId, message: Forward) -> None:
+        """Another node's client speaks."""
+        try:
+            request = decode_request(message.data)
+        except Rubbish as error:
+            self._node.count_rubbish("forwarded", str(error))
+            return
+        client = (peer, message.client)
+        if self._node.leading.dispatcher.in_office:
+            self.handle(client, request)
+        else:
+            self.refuse(client, request, NOT_SERVING)
+
+    def handle(self, client: Client, request: ClientRequest) -> None:
+        """Do what is asked; this node leads, or a stale answer will do."""
+        if type(request) is SubmitTasks:
+            self._submit(client, request)
+        elif type(request) is WatchTasks:
+            self._watch(client, request.task_ids)
+        elif type(request) is Ask:
+            if request.stale or not self.waiting.is_full:
+                self._ask(client, request)
+            else:
+                self.answer(client, request.request, Code.BACKPRESSURE, "too many requests wait; try again")
+        elif type(request) is Order:
+            self._order(client, request)
+
+    def refuse(self, client: Client, request: ClientRequest, why: str) -> None:
+        """Nobody leads. A status question is answered all the same, marked stale."""
+        if type(request) is SubmitTasks:
+            self.tell(client, requests.unavailable(request.specs, why))
+        elif type(request) is Ask and request.question in (Question.STATUS, Question.RAFT):
+            self._answer_ask(client, msgspec.structs.replace(request, stale=True))
+        elif isinstance(request, Ask | Order):
+            self.answer(client, request.request, Code.UNAVAILABLE, why)
+
+    def gone(self, client_id: ClientId) -> None:
+        self.known.pop(client_id, None)
+
+    # --- submit and watch ---
+
+    def _submit(self, client: Client, request: SubmitTasks) -> None:
+        node, waiting = self._node, self.waiting
+        ledger, dispatcher = node.ledger, node.leading.dispatcher
+        refusals: list[TaskRefusal] = []
+        held: list[TaskId] = []
+        to_watch: list[TaskId] = []
+        queued = len(ledger.tasks) + dispatcher.gathered
+        queued_max = node.config.dispatch.queued_max
+        for spec in request.specs:
+            task_id = spec.task_id
+            why = requests.invalid(spec)
+            if why:
+                refusals.append(TaskRefusal(task_id, Code.INVALID, why))
+                continue
+            known = ledger.tasks.get(task_id)
+            if known is not None:
+                if known.spec.payload != spec.payload or known.spec.capability != spec.capability:
+                    refusals.append(requests.conflict(task_id))
+                    continue
+                held.append(task_id)
+                to_watch.append(task_id)
+            elif queued >= queued_max or waiting.is_full:
+                refusals.append(requests.backpressure(spec, queued))
+            else:
+                if waiting.accept(client, task_id):
+                    dispatcher.submit(spec)
+                    queued += 1
+                if request.watch:
+                    waiting.watch(client, task_id)
+        if refusals:
+            self.tell(client, TasksRefused(refusals))
+        if held:
+            self.tell(client, Accepted(ledger.applied_index, held))
+            if request.watch:
+                self._watch(client, to_watch)
+
+    def _watch(self, client: Client, task_ids: list[TaskId]) -> None:
+        """Tell of ends: at once where a task has ended, later where it lives, from the store where it has left memory."""
+        ended: list[TaskEnd] = []
+        to_load: list[TaskId] = []
+        node = self._node
+        for task_id in task_ids:
+            task = node.behind.find(task_id)
+            if task is None:
+                if task_id in self.waiting.accepting:
+                    self.waiting.watch(client, task_id)
+                else:
+                    to_load.append(task_id)
+            elif requests.has_ended(task):
+                ended.append(requests.end_of(task))
+            else:
+                self.waiting.watch(client, task_id)
+        if ended:
+            self.tell(client, TasksEnded(ended))
+        if to_load:
+            self._load(client, None, to_load)
+
+    # --- questions ---
+
+    def _ask(self, client: Client, ask: Ask) -> None:
+        if ask.stale:
+            self._answer_ask(client, ask)
+        else:
+            self.waiting.asked.append((client, ask))
+
+    def answer_ready(self) -> None:
+        """Answer the questions whose read round is confirmed and applied."""
+        if self.waiting.confirmed:
+            for client, ask in self.waiting.ready(self._node.ledger.applied_index):
+                self._answer_ask(client, ask)
+
+    def _answer_ask(self, client: Client, ask: Ask) -> None:
+        node = self._node
+        if ask.question == Question.STATUS:
+            status = node.answers.status(node.now_ms, stale=ask.stale, counters=node.counters)
+            self._document(client, ask, status)
+        elif ask.question == Question.RAFT:
+            self._document(client, ask, node.answers.raft_status())
+        elif ask.question == Question.TASK or ask.question == Question.EXPLAIN:
+            task = node.behind.find(TaskId(ask.task_id))
+            if task is None:
+                self._load(client, ask, [TaskId(ask.task_id)])
+            else:
+                self._task_document(client, ask, task)
+        elif ask.question == Question.DEAD_LETTERS:
+            self._document(client, ask, node.answers.dead_letters(ask.after, _limit(ask)))
+        elif ask.question == Question.TASKS:
+            self._load(client, ask, [])
+        elif ask.question == Question.EVENTS:
+            self._load(client, ask, [])
+        else:
+            self.answer(client, ask.request, Code.INVALID, f"unknown question {ask.question}")
+
+    def _task_document(self, client: Client, ask: Ask, task: Task) -> None:
+        if ask.question == Question.EXPLAIN:
+            self._document(client, ask, self._node.answers.explanation(task))
+        else:
+            self._document(client, ask, self._node.answers.task(task, stale=ask.stale))
+
+    def _document(self, client: Client, ask: Ask, document: msgspec.Struct) -> None:
+        self.tell(client, Answer(ask.request, Code.OK, "", encode(document)))
+
+    def _load(self, client: Client, ask: Ask | None, task_ids: list[TaskId]) -> None:
+        """Look in the ledger store for what has left memory."""
+        if len(self._loads) >= LOADS_MAX:
+            if ask is not None:
+                self.answer(client, ask.request, Code.BACKPRESSURE, "too many reads wait for the disk; try again")
+            return
+        self._last_load += 1
+        load_id = self._last_load
+        self._loads[load_id] = Load(client, ask)
+        if ask is not None and ask.question == Question.EVENTS:
+            after = int(ask.after) if ask.after.isdigit() else 0
+            self._node.out.append(LoadHistory(load_id, after, _limit(ask)))
+        elif ask is not None and not task_ids:
+            states = tuple(state for state in ask.states if state in FINISHED)
+            nothing = bool(ask.states) and not states
+            limit = 0 if nothing else _limit(ask) + 1
+            self._node.out.append(LoadRows(load_id, [], ask.after, limit, states, ask.capability))
+        else:
+            self._node.out.append(LoadRows(load_id, task_ids, limit=len(task_ids)))
+
+    def rows_loaded(self, event: RowsLoaded) -> None:
+        load = self._loads.pop(event.read_id, None)
+        if load is None:
+            return
+        client, ask = load.client, load.ask
+        tasks = [decode_task(row.record) for row in event.rows]
+        if ask is None:
+            self._loaded_ends(client, tasks)
+        elif ask.question == Question.TASKS:
+            self._task_page(client, ask, tasks)
+        elif tasks:
+            self._task_document(client, ask, tasks[0])
+        else:
+            self.answer(client, ask.request, Code.NOT_FOUND, f"there is no task {ask.task_id!r}")
+
+    def _loaded_ends(self, client: Client, tasks: list[Task]) -> None:
+        """Ends of watched tasks that were on disk. Of one that is nowhere nothing is said: it may yet be submitted."""
+        ends = [requests.end_of(task) for task in tasks if requests.has_ended(task)]
+        if ends:
+            self.tell(client, TasksEnded(ends))
+
+    def _task_page(self, client: Client, ask: Ask, stored: list[Task]) -> None:
+        node = self._node
+        limit = _limit(ask)
+        live = node.answers.live_tasks(ask.states, ask.capability, ask.after, limit)
+        merged = {task.spec.task_id: task for task in stored}
+        for task in node.behind.recent():
+            if task.spec.task_id > ask.after and answers.matches(task, ask.states, ask.capability):
+                merged[task.spec.task_id] = task
+        merged.update((task.spec.task_id, task) for task in live)
+        page = [merged[task_id] for task_id in sorted(merged)]
+        following = page[limit - 1].spec.task_id if len(page) > limit else None
+        lines = [answers.task_line(task) for task in page[:limit]]
+        self._document(client, ask, documents.TaskPage(lines, following, ask.stale))
+
+    def history_loaded(self, event: HistoryLoaded) -> None:
+        load = self._loads.pop(event.read_id, None)
+        if load is None or load.ask is None:
+            return
+        ask = load.ask
+        after = int(ask.after) if ask.after.isdigit() else 0
+        happenings = [happening for _, data in event.batches for happening in decode_happenings(data)]
+        if len(event.batches) < _limit(ask):
+            last = max((index for index, _ in event.batches), default=after)
+            happenings += self._node.behind.recent_events(last)
+        lines = answers.event_lines(happenings)
+        following = str(max((line.index for line in lines), default=after))
+        self._document(load.client, ask, documents.EventPage(lines, following))
+
+    # --- orders ---
+
+    def _order(self, client: Client, order: Order) -> None:
+        """A write that is not a submit: a command, or a matter of who leads."""
+        node = self._node
+        if order.action == Action.TRANSFER:
+            self._transfer(client, order)
+            return
+        if order.action == Action.REBALANCE:
+            released = node.leading.rebalance()
+            self.answer(client, order.request, Code.OK, f"{released} leases given back")
+            return
+        command = self._command(order)
+        if isinstance(command, str):
+            self.answer(client, order.request, Code.NOT_FOUND, command)
+            return
+        if len(self._orders) >= LOADS_MAX:
+            self.answer(client, order.request, Code.BACKPRESSURE, "too many orders wait; try again")
+            return
+        self._orders[id(command)] = (client, order.request, command)
+        node.leading.dispatcher.command(command)
+
+    def _command(self, order: Order) -> Command | str:
+        """The command an order stands for, or why there is none."""
+        target = order.target
+        ledger = self._node.ledger
+        if order.action == Action.CANCEL:
+            return CancelTask(TaskId(target), order.reason)
+        if order.action == Action.RETRY:
+            return RedriveTask(TaskId(target))
+        if order.action == Action.DROP:
+            return DropDeadLetter(TaskId(target), order.reason)
+        if order.action == Action.CHECKPOINT:
+            task = ledger.tasks.get(TaskId(target))
+            if task is None or task.state not in (DISPATCHED, RUNNING):
+                return f"no attempt of task {target!r} runs; only a running attempt has a checkpoint"
+            return SaveCheckpoint(task.spec.task_id, task.token, task.checkpoint_sequence + 1, order.value)
+        record = ledger.nodes.get(NodeId(target))
+        if record is None:
+            return f"there is no node {target!r}"
+        if order.action == Action.DRAIN or order.action == Action.UNDRAIN:
+            return DrainNode(NodeId(target), order.action == Action.DRAIN)
+        if order.action == Action.RECOVER:
+            return FailNode(NodeId(target), record.incarnation, order.reason or "given up by hand")
+        return f"unknown action {order.action}"
+
+    def _transfer(self, client: Client, order: Order) -> None:
+        raft = self._node.raft
+        if order.target == self._node.node_id:
+            self.answer(client, order.request, Code.OK, f"{order.target} leads already")
+        elif order.target not in raft.configuration.voter_ids:
+            self.answer(client, order.request, Code.NOT_FOUND, f"{order.target!r} is not a voter")
+        elif raft.transfer(NodeId(order.target), self._node.now_ms):
+            self.answer(client, order.request, Code.OK, f"leadership goes to {order.target}")
+        else:
+            self.answer(client, order.request, Code.REFUSED, "leadership cannot be handed over just now; try again")
+
+    def applied(self, applied: Applied, commands: list[Command]) -> None:
+        """An entry of this office was applied: tell whoever waited for it."""
+        for client, reply in self.waiting.applied(applied, self._node.ledger):
+            self.tell(client, reply)
+        if not self._orders:
+            return
+        for position, command in enumerate(commands):
+            order = self._orders.pop(id(command), None)
+            if order is not None:
+                client, request, _ = order
+                code, text = _order_code(applied.outcomes[position])
+                self.answer(client, request, code, text)
+
+    # --- office and out ---
+
+    def leave_office(self) -> None:
+        """Whoever waits for an answer is told that there is none, unless the outcome is unknown."""
+        for client, ask in self.waiting.clear():
+            self.answer(client, ask.request, Code.UNAVAILABLE, NOT_SERVING)
+        self._orders.clear()
+
+    def read_failed(self, read_id: int) -> None:
+        read = self.waiting.reads.pop(read_id, None)
+        for client, ask in read.asked if read is not None else ():
+            self.answer(client, ask.request, Code.UNAVAILABLE, NOT_SERVING)
+
+    def leader_changed(self) -> None:
+        """Tell our clients whom to talk to."""
+        for client_id in self.known:
+            self.hint(client_id)
+
+    def hint(self, client_id: ClientId) -> None:
+        node = self._node
+        leader = node.raft.leader_id
+        address = node.address_of(leader) if leader is not None else ""
+        self.tell((HERE, client_id), LeaderHint(node.raft.term, leader, address))
+
+    def answer(self, client: Client, request: int, code: int, message: str) -> None:
+        self.tell(client, Answer(request, code, message, b""))
+
+    def tell(self, client: Client, reply: ClientReply) -> None:
+        """Send a reply the way its request came."""
+        peer, client_id = client
+        if peer == HERE:
+            self._node.out.append(Reply(client_id, encode(reply)))
+        else:
+            self._node.out.append(Send(peer, Channel.DATA, encode(Relay(client_id, encode(reply)))))
+
+
+def _limit(ask: Ask) -> int:
+    return min(max(ask.limit, 1), PAGE_MAX)
+
+
+def _order_code(outcome: int) -> tuple[Code, str]:
+    if outcome == DONE:
+        return Code.OK, "done"
+    if outcome == ALREADY:
+        return Code.OK, "already so"
+    if outcome == UNKNOWN:
+        return Code.NOT_FOUND, "there is no such task or node"
+    return Code.REFUSED, "not in its present state; look at it with `mesh task show`"

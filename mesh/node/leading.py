@@ -1,0 +1,234 @@
+"""The node as leader: takes office, proposes, hands out leases, judges nodes; and leaves office without a trace.
+
+Effects of what is applied are performed by the leader alone. A new one derives them from the table: it asks every node what it
+runs, grants again what never arrived, and stops what is over.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+from mesh.dispatch import verdicts
+from mesh.dispatch.dispatcher import Dispatcher
+from mesh.durable import Entry, EntryKind
+from mesh.effects import Channel, Send
+from mesh.gossip.detector import Change
+from mesh.gossip.members import Health
+from mesh.ids import LogIndex, NodeId, Term
+from mesh.ledger.applied import Applied
+from mesh.ledger.commands import Batch, ElectLeader
+from mesh.messages import (
+    AttemptOrder,
+    CheckpointReport,
+    Grants,
+    Lease,
+    NodeReport,
+    Reports,
+    ReportWanted,
+    Started,
+    Stops,
+)
+from mesh.wire.codec import decode_batch, encode
+
+if TYPE_CHECKING:
+    from mesh.node.node import Node
+
+
+class Leading:
+    """One node's terms of office, one after another."""
+
+    def __init__(self, node: Node, rng: Random) -> None:
+        self._node = node
+        self.dispatcher = Dispatcher(node.config, node.ledger, node.detector, rng)
+        self._proposed: dict[LogIndex, tuple[Term, Batch]] = {}
+        """Entries of this office not yet applied, as they were before encoding: the leader need not decode its own."""
+        self._deciding: dict[NodeId, int] = {}
+        """Verdicts on their way, with the time they were proposed at."""
+        self._reasons: dict[NodeId, str] = {}
+        self._mismatches: dict[NodeId, int] = {}
+        """Heartbeats in a row in which a node held another number of leases than the table says."""
+        self._term = Term(0)
+
+    # --- office ---
+
+    def check(self) -> None:
+        """Take or leave office, as Raft says."""
+        raft = self._node.raft
+        serving = raft.serving
+        if self.dispatcher.in_office and not (serving and raft.term == self._term):
+            self.leave()
+        if serving and not self.dispatcher.in_office:
+            self._take()
+
+    def _take(self) -> None:
+        node = self._node
+        self._term = node.raft.term
+        self.dispatcher.take_office()
+        self.dispatcher.urgent(ElectLeader(node.node_id, self._term))
+        self.judge()
+        self.ask_reports()
+
+    def leave(self) -> None:
+        self.dispatcher.leave_office()
+        self._proposed.clear()
+        self._deciding.clear()
+        self._mismatches.clear()
+        self._node.clients.leave_office()
+        self._node.out.extend(self._node.transfers.close_all())
+
+    # --- proposing ---
+
+    def end_turn(self) -> None:
+        """Put what was gathered, and grants for free slots, into the next entries, if few enough are on their way."""
+        node = self._node
+        read_id = node.clients.waiting.take_asked()
+        if read_id and not node.raft.read(read_id, node.now_ms):
+            node.clients.read_failed(read_id)
+        dispatcher = self.dispatcher
+        while dispatcher.in_office and len(self._proposed) < node.config.dispatch.entries_in_flight_max:
+            at_ms = max(node.now_ms + node.config.epoch_ms, node.ledger.at_ms)
+            commands = dispatcher.next_commands(at_ms)
+            if not commands:
+                return
+            batch = Batch(at_ms, commands)
+            index = node.raft.propose(EntryKind.COMMANDS, encode(batch), node.now_ms)
+            if index is None:
+                dispatcher.proposal_refused(commands)
+                return
+            self._proposed[index] = (self._term, batch)
+
+    def batch_of(self, entry: Entry) -> Batch:
+        """The commands of a committed entry: remembered if this office made it, else decoded."""
+        proposed = self._proposed.pop(entry.index, None)
+        if proposed is not None and proposed[0] == entry.term:
+            return proposed[1]
+        return decode_batch(entry.data)
+
+    def applied(self, applied: Applied, batch: Batch) -> None:
+        """An entry was applied while in office: hand out the leases it granted, and answer whoever waited for it."""
+        for holder, orders in self.dispatcher.applied(applied, batch.commands).items():
+            self._send_grants(holder, orders)
+        self._node.clients.applied(applied, batch.commands)
+        if applied.nodes_changed:
+            self._deciding.clear()
+            self.judge()
+            self.ask_reports()
+
+    def _send_grants(self, holder: NodeId, orders: list[AttemptOrder]) -> None:
+        node = self._node
+        member = node.detector.member(holder)
+        if member is None:
+            return
+        if holder == node.node_id:
+            node.holding.on_grants(holder, Grants(self._term, node.config.incarnation, orders))
+            return
+        bytes_max = node.config.dispatch.message_bytes_max
+        batch: list[AttemptOrder] = []
+        size = 0
+        for order in orders:
+            order_bytes = len(order.payload) + len(order.checkpoint) + 64
+            if batch and size + order_bytes > bytes_max:
+                grants = Grants(self._term, member.incarnation, batch)
+                node.out.append(Send(holder, Channel.DATA, encode(grants)))
+                batch, size = [], 0
+            batch.append(order)
+            size += order_bytes
+        if batch:
+            grants = Grants(self._term, member.incarnation, batch)
+            node.out.append(Send(holder, Channel.DATA, encode(grants)))
+
+    # --- what nodes say ---
+
+    def on_reports(self, peer: NodeId, message: Reports) -> None:
+        if self.dispatcher.in_office:
+            self.dispatcher.report(message.outcomes)
+
+    def on_started(self, peer: NodeId, message: Started) -> None:
+        if self.dispatcher.in_office:
+            self.dispatcher.started(message.leases)
+
+    def on_checkpoint_report(self, peer: NodeId, message: CheckpointReport) -> None:
+        if self.dispatcher.in_office:
+            self.dispatcher.checkpoint(message)
+
+    def on_node_report(self, peer: NodeId, message: NodeReport) -> None:
+        """A node says what it holds: send again what never arrived, stop what is over."""
+        if not self.dispatcher.in_office or message.term != self._term:
+            return
+        again, over = self.dispatcher.node_report(peer, message)
+        if again:
+            self._send_grants(peer, again)
+        if over:
+            self._send_stops(peer, over)
+
+    def _send_stops(self, peer: NodeId, leases: list[Lease]) -> None:
+        if peer == self._node.node_id:
+            self._node.holding.stop(leases)
+        else:
+            self._node.out.append(Send(peer, Channel.DATA, encode(Stops(self._term, leases))))
+
+    def ask_reports(self) -> None:
+        """Ask nodes that are admitted and have not yet told this office what they run."""
+        for node_id in self.dispatcher.unreported():
+            self.ask_report(node_id)
+
+    def ask_report(self, node_id: NodeId) -> None:
+        node = self._node
+        wanted = ReportWanted(self._term)
+        if node_id == node.node_id:
+            node.holding.attempts.term_seen = max(node.holding.attempts.term_seen, self._term)
+            self.on_node_report(node_id, node.holding.report(wanted))
+            node.holding.send_reports(list(node.holding.attempts.outbox.values()))
+        else:
+            node.out.append(Send(node_id, Channel.DATA, encode(wanted)))
+
+    # --- what gossip says ---
+
+    def heard(self, node_id: NodeId, held_total: int) -> None:
+        """A heartbeat: if it twice holds another number of leases than the table says, look closer."""
+        dispatcher = self.dispatcher
+        if not dispatcher.in_office:
+            return
+        dispatcher.refresh()
+        if len(self._node.ledger.holder_leases(node_id)) == held_total:
+            self._mismatches.pop(node_id, None)
+            return
+        count = self._mismatches.get(node_id, 0) + 1
+        self._mismatches[node_id] = count
+        if count >= 2:
+            self._mismatches.pop(node_id)
+            self.ask_report(node_id)
+
+    def changed(self, changes: list[Change]) -> None:
+        """Some nodes' health changed."""
+        for change in changes:
+            if change.after == Health.FAILED:
+                self._reasons[change.node_id] = change.why
+        if changes and self.dispatcher.in_office:
+            self.dispatcher.refresh()
+            self.judge()
+
+    def judge(self) -> None:
+        """Propose what detector and table differ about. Repeated with every heartbeat, since a proposal can be lost."""
+        if not self.dispatcher.in_office:
+            return
+        node = self._node
+        again_ms = node.config.gossip.heartbeat_interval_ms
+        for verdict in verdicts.due(node.ledger, node.detector, self._reasons):
+            proposed_ms = self._deciding.get(verdict.node_id)
+            if proposed_ms is None or node.now_ms - proposed_ms >= again_ms:
+                self._deciding[verdict.node_id] = node.now_ms
+                self.dispatcher.urgent(verdict)
+
+    def rebalance(self) -> int:
+        """Give back leases that were not started, where load is uneven (S0-26). Returns how many."""
+        slots = {
+            candidate.node_id: candidate.slots
+            for candidate in self.dispatcher.candidates.values()
+            if candidate.is_eligible
+        }
+        releases = verdicts.moves(self._node.ledger, slots)
+        for release in releases:
+            self.dispatcher.command(release)
+        return len(releases)

@@ -1,0 +1,184 @@
+"""What clients ask and are told. Any node listens; the leader answers, or whoever is asked for a stale answer.
+
+A client is known here as (node it talks to, its link there); the node part is empty for our own clients. Nothing here is
+durable: a client that hears nothing, or hears that the leader changed, says again what it wants, under the same task ids.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+
+import msgspec
+
+from mesh.config import PAYLOAD_BYTES_MAX
+from mesh.ids import ClientId, LogIndex, NodeId, TaskId
+from mesh.ledger.applied import Applied
+from mesh.ledger.table import Table
+from mesh.ledger.task import DEAD, FINISHED, Task
+from mesh.messages import (
+    Accepted,
+    Ask,
+    ClientReply,
+    Code,
+    TaskEnd,
+    TaskRefusal,
+    TasksEnded,
+    TasksRefused,
+    TaskSpec,
+)
+
+Client = tuple[NodeId, ClientId]
+HERE = NodeId("")
+ID_CHARS_MAX = 200
+CAPABILITY_CHARS_MAX = 200
+ATTEMPTS_MAX = 1_000
+BACKPRESSURE_RETRY_MS = 500
+
+
+class PendingRead(msgspec.Struct):
+    """Questions that wait for one read round; `index` is what must be applied before they are answered, once known."""
+
+    asked: list[tuple[Client, Ask]]
+    index: LogIndex | None = None
+
+
+class Waiting:
+    """Who waits for what, at the leader."""
+
+    def __init__(self, waiting_max: int) -> None:
+        self._waiting_max = waiting_max
+        self.accepting: dict[TaskId, list[Client]] = {}
+        """Submits proposed and not yet applied."""
+        self.watching: dict[TaskId, list[Client]] = {}
+        """Clients to tell when a task ends."""
+        self.reads: dict[int, PendingRead] = {}
+        self.confirmed: deque[int] = deque()
+        self.asked: list[tuple[Client, Ask]] = []
+        """Questions of this turn, not yet given a read round."""
+        self.last_read = 0
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.accepting) + len(self.reads) + len(self.asked) >= self._waiting_max
+
+    def clear(self) -> list[tuple[Client, Ask]]:
+        """Out of office. Submits get no answer, since what became of them is not known; questions are returned, to refuse."""
+        self.accepting.clear()
+        self.watching.clear()
+        questions = self.asked + [pair for read in self.reads.values() for pair in read.asked]
+        self.reads.clear()
+        self.confirmed.clear()
+        self.asked = []
+        return questions
+
+    def accept(self, client: Client, task_id: TaskId) -> bool:
+        """Remember who to tell once a submit commits; False if this id is on its way already."""
+        clients = self.accepting.get(task_id)
+        if clients is None:
+            self.accepting[task_id] = [client]
+            return True
+        if client not in clients:
+            clients.append(client)
+        return False
+
+    def watch(self, client: Client, task_id: TaskId) -> None:
+        clients = self.watching.get(task_id)
+        if clients is None:
+            self.watching[task_id] = [client]
+        elif client not in clients:
+            clients.append(client)
+
+    def take_asked(self) -> int:
+        """Give the questions of this turn one read round; 0 if there are none."""
+        if not self.asked:
+            return 0
+        self.last_read += 1
+        self.reads[self.last_read] = PendingRead(self.asked)
+        self.asked = []
+        return self.last_read
+
+    def confirm(self, read_id: int, index: LogIndex) -> None:
+        """Raft vouches: whoever has applied `index` may answer."""
+        read = self.reads.get(read_id)
+        if read is not None:
+            read.index = index
+            self.confirmed.append(read_id)
+
+    def ready(self, applied_index: LogIndex) -> list[tuple[Client, Ask]]:
+        """Questions whose round is confirmed and whose index is applied: to be answered now."""
+        answerable: list[tuple[Client, Ask]] = []
+        while self.confirmed:
+            read = self.reads.get(self.confirmed[0])
+            if read is not None and read.index is not None and read.index > applied_index:
+                break
+            if read is not None:
+                answerable += read.asked
+                del self.reads[self.confirmed[0]]
+            self.confirmed.popleft()
+        return answerable
+
+    def applied(self, applied: Applied, table: Table) -> list[tuple[Client, ClientReply]]:
+        """What to tell whom after an entry was applied. Grouped: one message a client and kind."""
+        replies: list[tuple[Client, ClientReply]] = []
+        if self.accepting:
+            replies += self._accepted(applied)
+        if self.watching and applied.finished:
+            ends: dict[Client, list[TaskEnd]] = {}
+            for task in applied.finished:
+                for client in self.watching.pop(task.spec.task_id, ()):
+                    ends.setdefault(client, []).append(end_of(task))
+            replies += [(client, TasksEnded(some)) for client, some in ends.items()]
+        return replies
+
+    def _accepted(self, applied: Applied) -> list[tuple[Client, ClientReply]]:
+        accepted: dict[Client, list[TaskId]] = {}
+        for task_id in applied.submitted:
+            for client in self.accepting.pop(task_id, ()):
+                ids = accepted.get(client)
+                if ids is None:
+                    ids = accepted[client] = []
+                ids.append(task_id)
+        replies: list[tuple[Client, ClientReply]] = [
+            (client, Accepted(applied.index, ids)) for client, ids in accepted.items()
+        ]
+        for task_id in applied.conflicts:
+            for client in self.accepting.pop(task_id, ()):
+                replies.append((client, TasksRefused([conflict(task_id)])))
+        return replies
+
+
+def has_ended(task: Task) -> bool:
+    return task.state in FINISHED or task.state == DEAD
+
+
+def end_of(task: Task) -> TaskEnd:
+    """How a task ended, for those who wait for it."""
+    return TaskEnd(task.spec.task_id, task.state, task.result, task.error, task.detail, task.node_id, task.attempts)
+
+
+def conflict(task_id: TaskId) -> TaskRefusal:
+    text = f"task id {task_id!r} is taken by a task with another capability or payload; choose another id"
+    return TaskRefusal(task_id, Code.CONFLICT, text)
+
+
+def unavailable(specs: Iterable[TaskSpec], why: str) -> TasksRefused:
+    return TasksRefused([TaskRefusal(spec.task_id, Code.UNAVAILABLE, why) for spec in specs])
+
+
+def backpressure(spec: TaskSpec, queued: int) -> TaskRefusal:
+    text = f"the mesh holds {queued} tasks, its limit; try again later"
+    return TaskRefusal(spec.task_id, Code.BACKPRESSURE, text, BACKPRESSURE_RETRY_MS)
+
+
+def invalid(spec: TaskSpec) -> str:
+    """Why a task cannot be accepted, in one sentence; empty if it can."""
+    if not spec.task_id or len(spec.task_id) > ID_CHARS_MAX:
+        return f"a task id has 1 to {ID_CHARS_MAX} characters, this one {len(spec.task_id)}"
+    if not spec.capability or len(spec.capability) > CAPABILITY_CHARS_MAX:
+        return f"a capability has 1 to {CAPABILITY_CHARS_MAX} characters, this one {len(spec.capability)}"
+    if len(spec.payload) > PAYLOAD_BYTES_MAX:
+        return f"the payload takes {len(spec.payload)} bytes; {PAYLOAD_BYTES_MAX} at most travel inline"
+    if not 1 <= spec.max_attempts <= ATTEMPTS_MAX:
+        return f"max_attempts is 1 to {ATTEMPTS_MAX}, not {spec.max_attempts}"
+    if not -1_000_000 <= spec.priority <= 1_000_000:
+        return f"a priority lies between -1000000 and 1000000, not {spec.priority}"
+    return ""
