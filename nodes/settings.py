@@ -1,0 +1,106 @@
+"""What a node process is told: flags, environment and TOML end up here, and the core's configuration is made from it."""
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from os import getpid
+from pathlib import Path
+
+from mesh.config import GossipConfig, NodeConfig
+from mesh.transport.address import TransportRefused, parse
+
+SLOTS_DEFAULT = 256
+VOTERS_MAX = 7
+
+
+class SettingsRefused(Exception):
+    """What was asked for does not go together; one sentence that says what to change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """One node process.
+
+    `bind` and `advertise` are HOST:PORT of the first of four ports. `voters` is the founding configuration, the same on each
+    founding node; empty makes a mesh of one. `apps` name user code, MODULE:ATTRIBUTE or FILE.py:ATTRIBUTE.
+    """
+
+    id: str
+    bind: str = "127.0.0.1:21000"
+    advertise: str = ""
+    voters: tuple[tuple[str, str], ...] = ()
+    apps: tuple[str, ...] = ()
+    data_dir: Path | None = None
+    slots: int = SLOTS_DEFAULT
+    labels: tuple[tuple[str, str], ...] = ()
+    secret_file: Path | None = None
+    heartbeat_interval_ms: int = 1_000
+    failure_threshold: int = 3
+
+    @property
+    def address(self) -> str:
+        """Where others reach this node."""
+        return self.advertise or self.bind
+
+    @property
+    def founding(self) -> tuple[tuple[str, str], ...]:
+        """The founding configuration, sorted by id."""
+        return tuple(sorted(self.voters)) or ((self.id, self.address),)
+
+    @property
+    def cluster(self) -> str:
+        """Which mesh this is: nodes founded with the same list belong together, and no others."""
+        text = ",".join(f"{name}@{address}" for name, address in self.founding)
+        return blake2b(text.encode(), digest_size=8).hexdigest()
+
+    @property
+    def directory(self) -> Path:
+        return self.data_dir if self.data_dir is not None else Path(".mesh") / self.id
+
+    def secret(self) -> bytes | None:
+        """The mesh's secret, or None without a file. Raises SettingsRefused."""
+        if self.secret_file is None:
+            return None
+        try:
+            return self.secret_file.read_bytes().strip()
+        except OSError as error:
+            raise SettingsRefused(f"The secret file {self.secret_file} cannot be read: {error.strerror}.") from None
+
+    def check(self) -> None:
+        """Raises SettingsRefused where settings contradict each other."""
+        ids = [name for name, _ in self.founding]
+        if not self.id or any(character in self.id for character in "@,= \t\n"):
+            raise SettingsRefused(f"A node id is a word without '@', ',', '=' or blanks, not {self.id!r}.")
+        if self.id not in ids:
+            raise SettingsRefused(f"--voters names {', '.join(ids)}, but not this node, {self.id}.")
+        if len(set(ids)) != len(ids):
+            raise SettingsRefused("--voters names a node twice.")
+        if len(ids) > VOTERS_MAX:
+            raise SettingsRefused(f"{len(ids)} voters are too many; {VOTERS_MAX} at most.")
+        if self.slots < 1:
+            raise SettingsRefused(f"--slots is 1 or more, not {self.slots}.")
+        try:
+            for _, address in self.founding:
+                parse(address)
+        except TransportRefused as error:
+            raise SettingsRefused(str(error)) from None
+
+    def node_config(self, incarnation: int, epoch_ms: int) -> NodeConfig:
+        """The core's own settings. Raises SettingsRefused where a number is out of its bounds."""
+        try:
+            gossip = GossipConfig(
+                heartbeat_interval_ms=self.heartbeat_interval_ms, failure_threshold=self.failure_threshold
+            )
+        except ValueError as error:
+            raise SettingsRefused(str(error)) from None
+        return NodeConfig(
+            node_id=self.id,
+            cluster=self.cluster,
+            incarnation=incarnation,
+            address=self.address,
+            voters=self.founding,
+            pid=getpid(),
+            slots=self.slots,
+            labels=self.labels,
+            epoch_ms=epoch_ms,
+            gossip=gossip,
+        )
