@@ -203,16 +203,16 @@ class Reader:
 
 def _page_of_rows(db: sqlite3.Connection, after: int, bytes_max: int, rows: list[TaskRow]) -> tuple[str, int]:
     """Adds to `rows`. Returns the cursor to go on from, empty at the end, and the size of what was added."""
-    size = 0
+    size, last = 0, after
     cursor = db.execute(f"SELECT {TASK_COLUMNS} FROM tasks WHERE rowid > ? ORDER BY rowid", (after,))
-    last = after
     for found in cursor:
-        if size >= bytes_max and rows:
+        row = task_row(found)
+        size += len(row.record) + ROW_OVERHEAD_BYTES
+        if size > bytes_max and rows:
             cursor.close()
             return f"r{last}", size
+        rows.append(row)
         last = found[0]
-        rows.append(task_row(found))
-        size += len(rows[-1].record) + ROW_OVERHEAD_BYTES
     return "", size
 
 
@@ -220,13 +220,14 @@ def _page_of_events(
     db: sqlite3.Connection, after: int, bytes_max: int, events: list[tuple[int, bytes]], *, at_least_one: bool
 ) -> str:
     """Adds to `events`. Returns the cursor to go on from, empty at the end."""
-    cursor = db.execute("SELECT idx, crc, data FROM events WHERE idx > ? ORDER BY idx", (after,))
     size, last = 0, after
+    cursor = db.execute("SELECT idx, crc, data FROM events WHERE idx > ? ORDER BY idx", (after,))
     for found in cursor:
-        if size >= bytes_max and (events or not at_least_one):
+        batch = event_batch(*found)
+        size += len(batch[1]) + ROW_OVERHEAD_BYTES
+        if size > bytes_max and (events or not at_least_one):
             cursor.close()
             return f"e{last}"
-        last = found[0]
-        events.append(event_batch(*found))
-        size += len(events[-1][1]) + ROW_OVERHEAD_BYTES
+        events.append(batch)
+        last = batch[0]
     return ""
