@@ -201,7 +201,9 @@ class Heartbeat(_Message, frozen=True, tag=20):
 
 
 class Grants(_Message, frozen=True, tag=30):
-    """Run these. A node refuses them from a term older than the newest it has seen, and those meant for a past incarnation."""
+    """Run these. A node refuses them from a term older than the newest it has seen, and those meant for a past
+    incarnation.
+    """
 
     term: Term
     incarnation: int

@@ -1,7 +1,7 @@
 """One node as a process: the shell around mesh.node.Node. Waits for an event, hands it in, performs what is asked.
 
-Everything happens on one event loop. The disk has threads of its own and user code processes of its own; both report back as
-events. A turn of the loop ends with TurnEnded, so that what arrived together leaves together.
+Everything happens on one event loop. The disk has threads of its own and user code processes of its own; both report
+back as events. A turn of the loop ends with TurnEnded, so that what arrived together leaves together.
 """
 
 import asyncio
@@ -263,8 +263,8 @@ async def run_node(settings: NodeSettings, *, on_ready: Callable[[dict[str, Any]
     """Run one node until it is told to stop.
 
     Returns:
-        The exit code: 0 when told to stop, 1 when it cannot run or must not go on, 2 when its settings contradict each other.
-        The reason is on stderr, in one sentence.
+        The exit code: 0 when told to stop, 1 when it cannot run or must not go on, 2 when its settings contradict each
+        other. The reason is on stderr, in one sentence.
     """
     start_logging(settings.id)
     try:

@@ -1,4 +1,4 @@
-"""What a node process is told: flags, environment and TOML end up here, and the core's configuration is made from it."""
+"""What a node process is told: flags, environment and TOML end up here; the core's configuration is made from it."""
 
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -20,8 +20,8 @@ class SettingsRefused(Exception):
 class NodeSettings:
     """One node process.
 
-    `bind` and `advertise` are HOST:PORT of the first of four ports. `voters` is the founding configuration, the same on each
-    founding node; empty makes a mesh of one. `apps` name user code, MODULE:ATTRIBUTE or FILE.py:ATTRIBUTE.
+    `bind` and `advertise` are HOST:PORT of the first of four ports. `voters` is the founding configuration, the same
+    on each founding node; empty makes a mesh of one. `apps` name user code, MODULE:ATTRIBUTE or FILE.py:ATTRIBUTE.
     """
 
     id: str

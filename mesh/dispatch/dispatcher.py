@@ -1,8 +1,8 @@
 """The leader's desk: commands gathered for the next entry, and tasks matched with free slots.
 
-Volatile, and only while in office. A batch is made at the end of a turn, when few enough entries are on their way: what arrives
-meanwhile shares the next one. Slots are counted as `leases in the table + grants proposed - reports proposed`, so that a slot is
-filled again in the very entry that frees it, and never twice.
+Volatile, and only while in office. A batch is made at the end of a turn, when few enough entries are on their way:
+what arrives meanwhile shares the next one. Slots are counted as `leases in the table + grants proposed - reports
+proposed`, so that a slot is filled again in the very entry that frees it, and never twice.
 """
 
 from collections import deque
@@ -133,7 +133,9 @@ class Dispatcher:
         self._commands.appendleft(command)
 
     def report(self, outcomes: Sequence[AttemptOutcome]) -> None:
-        """Attempts that ended. One on its way already is not proposed twice; a stale one is proposed, to be put on record."""
+        """Attempts that ended. One on its way already is not proposed twice; a stale one is proposed, to be put on
+        record.
+        """
         for outcome in outcomes:
             task_id, token = outcome.task_id, outcome.token
             reporting = self._reporting.get(task_id)
@@ -189,7 +191,9 @@ class Dispatcher:
     # --- the next entry ---
 
     def next_commands(self, at_ms: int) -> list[Command]:
-        """Commands for one entry at time `at_ms` (epoch): what was gathered, and grants for free slots. Empty if none."""
+        """Commands for one entry at time `at_ms` (epoch): what was gathered, and grants for free slots. Empty if
+        none.
+        """
         commands: list[Command] = []
         bytes_left = self._config.dispatch.entry_bytes_max
         gathered = self._commands

@@ -1,6 +1,7 @@
 """What the leader proposes about nodes: admit the ones that are there, give up the ones that are not.
 
-Level-triggered: looked at again and again, and proposed until the table agrees with the detector, because a proposal can be lost.
+Level-triggered: looked at again and again, and proposed until the table agrees with the detector, because a proposal
+can be lost.
 """
 
 from mesh.gossip.detector import Detector
@@ -29,7 +30,8 @@ def due(ledger: Ledger, detector: Detector, reasons: dict[NodeId, str]) -> list[
 
 
 def moves(ledger: Ledger, slots: dict[NodeId, int]) -> list[ReleaseLease]:
-    """Leases to give back so that load evens out (S0-26): those not started, on nodes that drain or hold more than their share.
+    """Leases to give back so that load evens out (S0-26): those not started, on nodes that drain or hold more than
+    their share.
 
     Args:
         slots: for each node that may be granted to, how many attempts it runs at once.

@@ -1,7 +1,7 @@
 """What this node runs under its leases, and the outcomes the ledger has not answered yet.
 
-An outcome is kept, and told again to whoever leads, until this node's own copy of the ledger shows what came of it. Nothing here
-is durable: a node that restarts has a new incarnation and holds nothing.
+An outcome is kept, and told again to whoever leads, until this node's own copy of the ledger shows what came of it.
+Nothing here is durable: a node that restarts has a new incarnation and holds nothing.
 """
 
 import msgspec

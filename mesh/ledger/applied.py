@@ -51,9 +51,9 @@ class KeptCheckpoint(msgspec.Struct, frozen=True, gc=False):
 class Applied(msgspec.Struct):
     """One entry's worth of consequences, in the order of its commands.
 
-    `outcomes` has one Outcome per command. `submitted` are ids of SubmitTask commands that a task now answers for (new or the
-    same again), `conflicts` those it does not. `granted` were leased; `finished` have reached their end, dead letters included.
-    `settled` are (task, token) whose report the ledger has now answered, whatever the answer.
+    `outcomes` has one Outcome per command. `submitted` are ids of SubmitTask commands that a task now answers for (new
+    or the same again), `conflicts` those it does not. `granted` were leased; `finished` have reached their end, dead
+    letters included. `settled` are (task, token) whose report the ledger has now answered, whatever the answer.
     """
 
     index: LogIndex

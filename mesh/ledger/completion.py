@@ -1,7 +1,7 @@
 """CompleteTask, FailAttempt, CancelTask: how an attempt ends, and with it perhaps the task.
 
-Only the latest grant may complete. Reporting twice is harmless. A report under an older lease is fenced, counted and put on
-record, because it is the trace of a node that woke up too late.
+Only the latest grant may complete. Reporting twice is harmless. A report under an older lease is fenced, counted and
+put on record, because it is the trace of a node that woke up too late.
 """
 
 from mesh.ids import FencingToken, TaskId

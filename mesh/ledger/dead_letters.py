@@ -1,4 +1,6 @@
-"""RedriveTask, DropDeadLetter: what a person decides about a dead letter. Nothing leaves the dead letter queue by itself."""
+"""RedriveTask, DropDeadLetter: what a person decides about a dead letter. Nothing leaves the dead letter queue by
+itself.
+"""
 
 from mesh.ids import FencingToken
 from mesh.ledger.applied import DONE, REFUSED, UNKNOWN

@@ -19,7 +19,9 @@ def chain(before: bytes, index: LogIndex, data: bytes, outcomes: bytes) -> bytes
 
 
 def fingerprint(spec: TaskSpec, token: int) -> int:
-    """What is remembered of a finished task to recognise a repeated submit (low 32 bits) and a repeated report (the rest)."""
+    """What is remembered of a finished task to recognise a repeated submit (low 32 bits) and a repeated report (the
+    rest).
+    """
     return token << 32 | payload_crc(spec)
 
 

@@ -1,7 +1,7 @@
 """GrantLease, StartTask, SaveCheckpoint, ReleaseLease: one node's right to complete one task.
 
-The fencing token is the log index of the grant, so it grows with every grant and needs no counter. There is no clock here: a
-lease ends because the log says so, never because some replica thinks it is late.
+The fencing token is the log index of the grant, so it grows with every grant and needs no counter. There is no clock
+here: a lease ends because the log says so, never because some replica thinks it is late.
 """
 
 from mesh.ids import FencingToken, TaskId

@@ -1,8 +1,8 @@
 """The replicated task table: same log in, same tasks out, on every node.
 
-`apply` is total: every command in every state has an answer, and a refusal is a value. There is no clock and no dice here; time
-is what the leader wrote into the entry. Its consequences (`Applied`) are hints: the leader acts on them, followers do not, and
-a new leader derives what to do from the table.
+`apply` is total: every command in every state has an answer, and a refusal is a value. There is no clock and no dice
+here; time is what the leader wrote into the entry. Its consequences (`Applied`) are hints: the leader acts on them,
+followers do not, and a new leader derives what to do from the table.
 """
 
 from collections.abc import Callable

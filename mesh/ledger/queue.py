@@ -1,7 +1,8 @@
 """Tasks that wait for a lease, in the order they will get one: lower priority number first, then by `order`.
 
-Derived from the table and rebuilt from it; every node keeps it, so that a new leader dispatches at once. Each push hands the
-task a ticket. Entries are removed lazily: one counts only while its task still waits and still holds that very ticket.
+Derived from the table and rebuilt from it; every node keeps it, so that a new leader dispatches at once. Each push
+hands the task a ticket. Entries are removed lazily: one counts only while its task still waits and still holds that
+very ticket.
 """
 
 from heapq import heapify, heappop, heappush

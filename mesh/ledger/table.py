@@ -1,7 +1,8 @@
 """The task table: what every conversation of this room reads and changes, and how it is kept and found again.
 
-Live tasks and dead letters stay in memory. A finished task leaves memory for the ledger store once its row is written; only its
-id and fingerprint stay, for the last FINISHED_MAX of them, so that a repeated submit or report is still recognised.
+Live tasks and dead letters stay in memory. A finished task leaves memory for the ledger store once its row is written;
+only its id and fingerprint stay, for the last FINISHED_MAX of them, so that a repeated submit or report is still
+recognised.
 """
 
 from collections import deque
@@ -73,7 +74,9 @@ class Table:
         self.changed[task.spec.task_id] = task
 
     def end_lease(self, task: Task) -> None:
-        """If the task is leased, its holder has no more right to it. The token stays, to recognise what it may still say."""
+        """If the task is leased, its holder has no more right to it. The token stays, to recognise what it may still
+        say.
+        """
         if task.state == DISPATCHED or task.state == RUNNING:
             del self.leases[task.node_id][task.spec.task_id]
 

@@ -93,8 +93,8 @@ class Task(msgspec.Struct, array_like=True, gc=False):
 
     `order` is its place in the queue: log index x 4,096 + position in the batch. `attempts` counts those charged, which
     happens when user code starts. `token` is that of the latest grant, 0 before the first. `lost_by` is the node whose
-    failure ended the latest lease. `ticket` is the local queue's own mark (see queue.py), 0 while the task is in no queue;
-    it differs from node to node, and is rebuilt, never trusted, after a restart.
+    failure ended the latest lease. `ticket` is the local queue's own mark (see queue.py), 0 while the task is in no
+    queue; it differs from node to node, and is rebuilt, never trusted, after a restart.
     """
 
     spec: TaskSpec

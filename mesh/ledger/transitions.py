@@ -1,7 +1,7 @@
 """Every way a task may change state, as a table. The diagram in ARCHITECTURE.md is made from it.
 
-Read a row as: what happens, then from which state to which. What is not in the table does not happen: the command is refused
-and nothing changes.
+Read a row as: what happens, then from which state to which. What is not in the table does not happen: the command is
+refused and nothing changes.
 """
 
 from typing import Final
@@ -21,7 +21,8 @@ from mesh.ledger.task import (
 TRANSITIONS: Final[dict[str, dict[int, int]]] = {
     "grant": {PENDING: DISPATCHED, SCHEDULED: DISPATCHED},
     "start": {DISPATCHED: RUNNING},
-    # From a waiting state too: the lease was lost with its node, nobody has overtaken it, and the work is done after all.
+    # From a waiting state too: the lease was lost with its node, nobody has overtaken it, and the work is done after
+    # all.
     "complete": {DISPATCHED: COMPLETED, RUNNING: COMPLETED, PENDING: COMPLETED, SCHEDULED: COMPLETED},
     "retry": {DISPATCHED: SCHEDULED, RUNNING: SCHEDULED},
     "release": {DISPATCHED: PENDING, RUNNING: PENDING},

@@ -31,7 +31,9 @@ def admit(table: Table, command: AdmitNode, position: int) -> int:
 
 
 def fail_node(table: Table, command: FailNode, position: int) -> int:
-    """Give a node up: its leases end and its tasks wait again. An attempt is charged only if its user code had started."""
+    """Give a node up: its leases end and its tasks wait again. An attempt is charged only if its user code had
+    started.
+    """
     node = table.nodes.get(command.node_id)
     if node is None:
         return UNKNOWN

@@ -1,6 +1,7 @@
 """The node's end of its clients' conversation: requests in, answers out, forwarded to whoever leads.
 
-A request that reaches the leader, directly or through another node, is handled here once; its answer goes back the way it came.
+A request that reaches the leader, directly or through another node, is handled here once; its answer goes back the way
+it came.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 NO_LEADER = "no leader is known here just now; nothing was done, try again"
 NOT_SERVING = "this node does not lead (any more); nothing was done, try again"
+_ORDERED = frozenset({CancelTask, RedriveTask, DropDeadLetter, SaveCheckpoint, DrainNode, FailNode})
 LOADS_MAX = 10_000
 PAGE_MAX = 1_000
 CLIENTS_MAX = 10_000
@@ -75,8 +77,8 @@ class ClientDesk:
         """Our own clients, in order of arrival; those that are told of a new leader."""
         self._loads: dict[int, Load] = {}
         self._last_load = 0
-        self._orders: dict[int, tuple[Client, int, Command]] = {}
-        """Orders proposed, by identity of their command: who asked, and under which request number."""
+        self._orders: dict[Command, list[tuple[Client, int]]] = {}
+        """Orders proposed and not yet applied: who asked, and under which request number."""
 
     # --- in ---
 
@@ -179,7 +181,9 @@ class ClientDesk:
                 self._watch(client, to_watch)
 
     def _watch(self, client: Client, task_ids: list[TaskId]) -> None:
-        """Tell of ends: at once where a task has ended, later where it lives, from the store where it has left memory."""
+        """Tell of ends: at once where a task has ended, later where it lives, from the store where it has left
+        memory.
+        """
         ended: list[TaskEnd] = []
         to_load: list[TaskId] = []
         node = self._node
@@ -228,9 +232,7 @@ class ClientDesk:
                 self._task_document(client, ask, task)
         elif ask.question == Question.DEAD_LETTERS:
             self._document(client, ask, node.answers.dead_letters(ask.after, _limit(ask)))
-        elif ask.question == Question.TASKS:
-            self._load(client, ask, [])
-        elif ask.question == Question.EVENTS:
+        elif ask.question == Question.TASKS or ask.question == Question.EVENTS:
             self._load(client, ask, [])
         else:
             self.answer(client, ask.request, Code.INVALID, f"unknown question {ask.question}")
@@ -332,7 +334,7 @@ class ClientDesk:
         if len(self._orders) >= LOADS_MAX:
             self.answer(client, order.request, Code.BACKPRESSURE, "too many orders wait; try again")
             return
-        self._orders[id(command)] = (client, order.request, command)
+        self._orders.setdefault(command, []).append((client, order.request))
         node.leading.dispatcher.command(command)
 
     def _command(self, order: Order) -> Command | str:
@@ -377,11 +379,10 @@ class ClientDesk:
         if not self._orders:
             return
         for position, command in enumerate(commands):
-            order = self._orders.pop(id(command), None)
-            if order is not None:
-                client, request, _ = order
+            if type(command) in _ORDERED:
                 code, text = _order_code(applied.outcomes[position])
-                self.answer(client, request, code, text)
+                for client, request in self._orders.pop(command, ()):
+                    self.answer(client, request, code, text)
 
     # --- office and out ---
 

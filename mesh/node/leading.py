@@ -1,7 +1,7 @@
 """The node as leader: takes office, proposes, hands out leases, judges nodes; and leaves office without a trace.
 
-Effects of what is applied are performed by the leader alone. A new one derives them from the table: it asks every node what it
-runs, grants again what never arrived, and stops what is over.
+Effects of what is applied are performed by the leader alone. A new one derives them from the table: it asks every node
+what it runs, grants again what never arrived, and stops what is over.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One node without I/O: `handle(event, now_ms) -> effects`.
 
-Joins the rooms: Raft orders opaque entries, the ledger gives them meaning, gossip says who is there, the leader's desk (in office
-only) matches tasks with slots, the holder's keeps what runs here. Nothing below this room knows more than one of them.
+Joins the rooms: Raft orders opaque entries, the ledger gives them meaning, gossip says who is there, the leader's desk
+(in office only) matches tasks with slots, the holder's keeps what runs here. Nothing below this room knows more than
+one of them.
 """
 
 from collections.abc import Callable
@@ -95,8 +96,7 @@ class Node:
 
     def handle(self, event: events.Event, now_ms: int) -> list[Effect]:
         """Take in one event. Returns what is asked of the world, in order."""
-        if now_ms > self.now_ms:
-            self.now_ms = now_ms
+        self.now_ms = max(self.now_ms, now_ms)
         self._handlers[type(event)](event)
         self._pump()
         if not self.out:
@@ -149,7 +149,9 @@ class Node:
             self._leader_changed()
 
     def _apply(self, entry: Entry) -> None:
-        """Give a committed entry its meaning. The leader acts on it; everybody learns what became of their own leases."""
+        """Give a committed entry its meaning. The leader acts on it; everybody learns what became of their own
+        leases.
+        """
         if entry.index <= self.ledger.applied_index:
             return
         if entry.kind != EntryKind.COMMANDS:

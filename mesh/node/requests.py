@@ -1,7 +1,8 @@
 """What clients ask and are told. Any node listens; the leader answers, or whoever is asked for a stale answer.
 
-A client is known here as (node it talks to, its link there); the node part is empty for our own clients. Nothing here is
-durable: a client that hears nothing, or hears that the leader changed, says again what it wants, under the same task ids.
+A client is known here as (node it talks to, its link there); the node part is empty for our own clients. Nothing here
+is durable: a client that hears nothing, or hears that the leader changed, says again what it wants, under the same
+task ids.
 """
 
 from collections import deque
@@ -22,8 +23,8 @@ from mesh.messages import (
     TaskEnd,
     TaskRefusal,
     TasksEnded,
-    TasksRefused,
     TaskSpec,
+    TasksRefused,
 )
 
 Client = tuple[NodeId, ClientId]
@@ -61,7 +62,9 @@ class Waiting:
         return len(self.accepting) + len(self.reads) + len(self.asked) >= self._waiting_max
 
     def clear(self) -> list[tuple[Client, Ask]]:
-        """Out of office. Submits get no answer, since what became of them is not known; questions are returned, to refuse."""
+        """Out of office. Submits get no answer, since what became of them is not known; questions are returned, to
+        refuse.
+        """
         self.accepting.clear()
         self.watching.clear()
         questions = self.asked + [pair for read in self.reads.values() for pair in read.asked]

@@ -1,7 +1,7 @@
 """A follower too far behind for the log receives the task table in chunks, while the leader goes on.
 
-The leader offers, the follower pulls one chunk after another, so the follower sets the pace. The leader's side is a read
-transaction in its ledger store; the follower's side stages rows and swaps the table in one step (Raft 7).
+The leader offers, the follower pulls one chunk after another, so the follower sets the pace. The leader's side is a
+read transaction in its ledger store; the follower's side stages rows and swaps the table in one step (Raft 7).
 """
 
 from collections.abc import Callable
@@ -37,7 +37,9 @@ GONE = "!gone"
 
 
 class Sending(msgspec.Struct):
-    """The leader's side of one transfer. `asked` are the cursors of reads not yet answered; the store answers in order."""
+    """The leader's side of one transfer. `asked` are the cursors of reads not yet answered; the store answers in
+    order.
+    """
 
     peer: NodeId
     touched_ms: int
@@ -64,7 +66,7 @@ class Transfers:
     def __init__(
         self, incarnation: int, failed: Callable[[NodeId], None], may_install: Callable[[LedgerMark], bool]
     ) -> None:
-        """`failed` is told of a follower whose table came to nothing; `may_install` is asked before ours is replaced."""
+        """`failed` hears of a follower whose table came to nothing; `may_install` is asked before ours is replaced."""
         self.sending: dict[int, Sending] = {}
         self.receiving: Receiving | None = None
         self._last = incarnation << 20
