@@ -1,5 +1,6 @@
-"""The only place where effects become deeds. Each is handed to the part of the process it belongs to, in order; none
-waits.
+"""The only place where effects become deeds.
+
+Each is handed to the part of the process it belongs to, in order; none waits.
 """
 
 from collections import deque

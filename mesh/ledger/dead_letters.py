@@ -1,5 +1,6 @@
-"""RedriveTask, DropDeadLetter: what a person decides about a dead letter. Nothing leaves the dead letter queue by
-itself.
+"""RedriveTask, DropDeadLetter: what a person decides about a dead letter.
+
+Nothing leaves the dead letter queue by itself.
 """
 
 from mesh.ids import FencingToken

@@ -170,7 +170,7 @@ class Answers:
         return counts
 
     def _nodes(self, now_ms: int) -> list[documents.NodeView]:
-        voters = set(self._raft.configuration.voter_ids)
+        voters = self._raft.configuration.voter_ids
         views = []
         for member in self._detector.members():
             node_id = member.node_id
