@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Generator
 from pathlib import Path
@@ -20,6 +21,9 @@ from mesh.transport.address import parse
 __all__ = ["BlockingHandle", "BlockingMesh", "Handle", "MeshClient", "connect", "connect_sync"]
 
 CONNECT_TIMEOUT_S = 10.0
+
+# A library stays silent unless the program it is in asks for its log.
+logging.getLogger("mesh").addHandler(logging.NullHandler())
 
 
 class Connecting:

@@ -229,41 +229,41 @@ class MeshClient:
 
     # --- orders -------------------------------------------------------------------------------------------------------
 
-    async def cancel(self, task_id: str, reason: str = "") -> None:
+    async def cancel(self, task_id: str, reason: str = "", *, timeout: float | None = None) -> None:
         """Cancel a task that has not ended. Raises NotFound, Refused."""
-        await self._courier.order(Action.CANCEL, task_id, reason)
+        await self._courier.order(Action.CANCEL, task_id, reason, timeout_s=timeout)
 
-    async def retry(self, task_id: str) -> None:
+    async def retry(self, task_id: str, *, timeout: float | None = None) -> None:
         """Put a dead letter back in the queue, its attempts forgotten. Raises NotFound, Refused."""
-        await self._courier.order(Action.RETRY, task_id)
+        await self._courier.order(Action.RETRY, task_id, timeout_s=timeout)
 
-    async def drop(self, task_id: str, reason: str = "") -> None:
+    async def drop(self, task_id: str, reason: str = "", *, timeout: float | None = None) -> None:
         """Give a dead letter up for good: it ends as failed. Raises NotFound, Refused."""
-        await self._courier.order(Action.DROP, task_id, reason)
+        await self._courier.order(Action.DROP, task_id, reason, timeout_s=timeout)
 
-    async def transfer(self, node_id: str) -> None:
+    async def transfer(self, node_id: str, *, timeout: float | None = None) -> None:
         """Make this node the leader. Raises NotFound, Refused."""
-        await self._courier.order(Action.TRANSFER, node_id)
+        await self._courier.order(Action.TRANSFER, node_id, timeout_s=timeout)
 
-    async def drain(self, node_id: str, reason: str = "") -> None:
+    async def drain(self, node_id: str, reason: str = "", *, timeout: float | None = None) -> None:
         """Give a node no more work. Raises NotFound."""
-        await self._courier.order(Action.DRAIN, node_id, reason)
+        await self._courier.order(Action.DRAIN, node_id, reason, timeout_s=timeout)
 
-    async def undrain(self, node_id: str) -> None:
+    async def undrain(self, node_id: str, *, timeout: float | None = None) -> None:
         """Give it work again. Raises NotFound."""
-        await self._courier.order(Action.UNDRAIN, node_id)
+        await self._courier.order(Action.UNDRAIN, node_id, timeout_s=timeout)
 
-    async def recover(self, node_id: str, reason: str = "") -> None:
+    async def recover(self, node_id: str, reason: str = "", *, timeout: float | None = None) -> None:
         """End all leases of a node and run their tasks elsewhere. Raises NotFound."""
-        await self._courier.order(Action.RECOVER, node_id, reason)
+        await self._courier.order(Action.RECOVER, node_id, reason, timeout_s=timeout)
 
-    async def rebalance(self) -> None:
+    async def rebalance(self, *, timeout: float | None = None) -> None:
         """Move tasks off overloaded, draining and failed nodes."""
-        await self._courier.order(Action.REBALANCE, "")
+        await self._courier.order(Action.REBALANCE, "", timeout_s=timeout)
 
-    async def save_checkpoint(self, task_id: str, state: Any) -> None:
+    async def save_checkpoint(self, task_id: str, state: Any, *, timeout: float | None = None) -> None:
         """Save the checkpoint of a running task from outside its handler. Raises NotFound, Refused."""
-        await self._courier.order(Action.CHECKPOINT, task_id, value=encode_payload(state))
+        await self._courier.order(Action.CHECKPOINT, task_id, value=encode_payload(state), timeout_s=timeout)
 
 
 def _state_numbers(name: str) -> tuple[int, ...]:

@@ -66,8 +66,8 @@ class Courier:
     async def open(self, timeout_s: float) -> None:
         """Dial; return once a node is up. Raises MeshUnavailable."""
         self._opening = self._loop.create_future()
-        self._links.open()
         try:
+            self._links.open()
             async with asyncio.timeout(timeout_s):
                 await self._opening
         except TimeoutError:

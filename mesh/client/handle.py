@@ -59,6 +59,8 @@ class Handle:
         """
         end = self.end
         if end is None:
+            if not self.index:
+                await self.task()  # Nodes say nothing of the end of a task that is nowhere: it may yet be submitted.
             end = await self._courier.end_of(self, timeout)
         if end.state == COMPLETED:
             return decode_value(end.result)

@@ -8,8 +8,15 @@ avoided until it is heard again.
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol, TypeAlias
 
+from mesh.messages import WatchTasks
+from mesh.wire.codec import encode
+
 LINKS_MAX: Final = 16
 """Nodes dialled at once. The oldest of those learned, and not leading, makes room."""
+
+
+GREETING: Final = encode(WatchTasks([]))
+"""Asks for nothing. A node tells who leads to those it has heard, at once and whenever that changes."""
 
 
 class Link(Protocol):
@@ -59,6 +66,8 @@ class Peer:
         self.up = True
         self.silent = False
         self.used = False
+        if self.link is not None:
+            self.link.send(GREETING)
         self._links.changed()
 
     def on_down(self, reason: str) -> None:

@@ -1,0 +1,72 @@
+"""`mesh events`: what has happened, in the order of the log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from nodes.cli.command import OK, MeshCommand, Shared
+from nodes.cli.printing import clock, print_json
+from nodes.cli.session import read, talk
+
+if TYPE_CHECKING:
+    from mesh.client import MeshClient
+    from mesh.documents import EventLine
+
+POLL_S = 0.2
+
+
+@click.command("events", cls=MeshCommand)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what happens next.")
+@click.option("--after", type=click.IntRange(min=0), default=0, metavar="INDEX", help="Only what is later in the log.")
+@click.option("--task", "task_id", metavar="ID", help="Only what concerns this task.")
+@click.option("--node", "node_id", metavar="ID", help="Only what concerns this node.")
+@click.option("--type", "kind", metavar="EVENT", help="Only events of this name.")
+@click.pass_obj
+def events(shared: Shared, follow: bool, after: int, task_id: str | None, node_id: str | None, kind: str | None) -> int:
+    """What has happened, oldest first. With --json, one document a line."""
+
+    def wanted(event: EventLine) -> bool:
+        return (
+            (task_id is None or event.task == task_id)
+            and (node_id is None or event.node == node_id)
+            and (kind is None or event.event == kind)
+        )
+
+    async def work(mesh: MeshClient) -> int:
+        cursor = after
+        if not follow:
+            # Up to what is committed now; a page at a time.
+            text = str(cursor)
+            while True:
+                page = await read(shared, lambda stale, left: mesh.event_page(text, stale=stale, timeout=left))  # noqa: B023
+                for event in page.events:
+                    if wanted(event):
+                        _print(shared, event)
+                if not page.next or page.next == text:
+                    return OK
+                text = page.next
+        async for event in mesh.events(cursor, follow=True, poll_s=POLL_S):
+            if wanted(event):
+                _print(shared, event)
+        return OK
+
+    return talk(shared, work)
+
+
+def _print(shared: Shared, event: EventLine) -> None:
+    if shared.as_json:
+        print_json(event)
+        return
+    about = " ".join(
+        part
+        for part in (
+            event.task and f"task={event.task}",
+            event.node and f"node={event.node}",
+            event.attempt and f"attempt={event.attempt}",
+            event.detail,
+        )
+        if part
+    )
+    click.echo(f"{event.index:>8}  {clock(event.at)}  {event.event:<18} {about}")

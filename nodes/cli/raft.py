@@ -1,0 +1,84 @@
+"""`mesh raft`: the log, who leads it, how far each node has come."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import click
+
+from nodes.cli.command import OK, STILL_RUNNING, MeshGroup, Shared
+from nodes.cli.printing import print_json, print_pairs, print_table, say
+from nodes.cli.session import read, talk
+
+if TYPE_CHECKING:
+    from mesh.client import MeshClient
+
+POLL_S = 0.05
+
+
+@click.group("raft", cls=MeshGroup)
+def raft() -> None:
+    """The replicated log.
+
+    \b
+    mesh raft status
+    mesh raft transfer n2
+    """
+
+
+@raft.command("status")
+@click.pass_obj
+def status(shared: Shared) -> int:
+    """The log as the leader sees it; without a quorum, as one node does."""
+
+    async def work(mesh: MeshClient) -> int:
+        seen = await read(shared, lambda stale, left: mesh.raft_status(stale=stale, timeout=left))
+        if shared.as_json:
+            print_json(seen)
+            return OK
+        print_pairs(
+            [
+                ("node", f"{seen.node} ({seen.role}{'' if seen.serving else ', not serving'})"),
+                ("leader", seen.leader),
+                ("term", seen.term),
+                ("committed", f"{seen.commit_index:,}"),
+                ("applied", f"{seen.applied_index:,}"),
+                ("log", f"{seen.first_index:,} to {seen.last_index:,}"),
+                ("digest", seen.digest),
+            ]
+        )
+        if seen.peers:
+            click.echo()
+            print_table(
+                ("NODE", "ADDRESS", "ROLE", "STATE", "MATCH", "TRAILS BY"),
+                [
+                    (peer.id, peer.address, peer.role, peer.state, peer.match_index, peer.trails_by)
+                    for peer in seen.peers
+                ],
+            )
+        return OK
+
+    return talk(shared, work)
+
+
+@raft.command("transfer")
+@click.argument("node_id", metavar="ID")
+@click.pass_obj
+def transfer(shared: Shared, node_id: str) -> int:
+    """Make this node the leader."""
+
+    async def work(mesh: MeshClient) -> int:
+        await mesh.transfer(node_id, timeout=shared.left_s())
+        while (await mesh.status(timeout=shared.left_s())).leader != node_id:
+            if shared.left_s() < POLL_S:
+                say(f"{node_id} does not lead yet")
+                return STILL_RUNNING
+            await asyncio.sleep(POLL_S)
+        if shared.as_json:
+            print_json({"leader": node_id})
+        else:
+            click.echo(f"{node_id} leads")
+        return OK
+
+    return talk(shared, work)

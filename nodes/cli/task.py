@@ -1,0 +1,342 @@
+"""`mesh task`: submit work, look at it, wait for it, take it back."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nodes.cli.bulk import each
+from nodes.cli.command import FAILED, OK, STILL_RUNNING, UNPLACEABLE, MeshGroup, Shared
+from nodes.cli.payload import payload_argument
+from nodes.cli.printing import as_text, clock, print_json, print_pairs, print_table, say
+from nodes.cli.selector import matching
+from nodes.cli.session import read, talk
+
+if TYPE_CHECKING:
+    from mesh.client import MeshClient
+    from mesh.documents import HistoryItem, Task
+
+ENDED = ("completed", "failed", "cancelled", "dead")
+POLL_S = 0.2
+
+
+@click.group("task", cls=MeshGroup)
+def task() -> None:
+    """Work.
+
+    \b
+    mesh task submit code '{"prompt": "write sort"}' --wait
+    mesh task explain t1
+    """
+
+
+@task.command("submit")
+@click.argument("capability")
+@click.argument("payload", required=False, metavar="[JSON|@FILE|-]")
+@click.option("--id", "task_id", metavar="ID", help="Submitting the same id again is harmless. Made up if not given.")
+@click.option(
+    "--priority", default="5", metavar="N|NAME", help="Lower goes first: urgent 0, critical 1, high 3, low 8."
+)
+@click.option("--max-attempts", type=click.IntRange(min=1), default=3, show_default=True, metavar="N")
+@click.option("--delay", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Before the first attempt.")
+@click.option("--wait", is_flag=True, help="Until it has ended, --timeout at most.")
+@click.pass_obj
+def submit(
+    shared: Shared,
+    capability: str,
+    payload: str | None,
+    task_id: str | None,
+    priority: str,
+    max_attempts: int,
+    delay: float,
+    wait: bool,
+) -> int:
+    """Hand a task to the mesh. Returns once a quorum holds it."""
+    value = payload_argument(payload)
+    number = int(priority) if priority.lstrip("-").isdecimal() else priority
+    _check(capability, value, task_id, number)
+
+    async def work(mesh: MeshClient) -> int:
+        handle = await mesh.submit(
+            capability,
+            value,
+            task_id=task_id,
+            priority=number,
+            max_attempts=max_attempts,
+            delay=delay,
+            timeout=shared.left_s(),
+        )
+        if wait:
+            say(f"accepted {handle.id} at index {handle.index}")
+            return await _wait(shared, mesh, handle.id)
+        if shared.as_json:
+            print_json({"id": handle.id, "state": await _state(shared, mesh, handle.id), "index": handle.index})
+        else:
+            click.echo(handle.id)
+        return OK
+
+    return talk(shared, work)
+
+
+@task.command("show")
+@click.argument("task_id", metavar="ID")
+@click.pass_obj
+def show(shared: Shared, task_id: str) -> int:
+    """One task, with its history."""
+
+    async def work(mesh: MeshClient) -> int:
+        print_task(shared, await read(shared, lambda stale, left: mesh.task(task_id, stale=stale, timeout=left)))
+        return OK
+
+    return talk(shared, work)
+
+
+@task.command("list")
+@click.option("--state", multiple=True, metavar="STATE", help="Only those in this state (may be repeated).")
+@click.option("--capability", default="", metavar="NAME")
+@click.option("--limit", type=click.IntRange(1, 1_000), default=100, show_default=True)
+@click.option("--after", default="", metavar="ID", help="Go on after this id: `next` of the page before.")
+@click.pass_obj
+def list_(shared: Shared, state: tuple[str, ...], capability: str, limit: int, after: str) -> int:
+    """Tasks, in order of id, a page at a time."""
+    _check_states(state)
+
+    async def work(mesh: MeshClient) -> int:
+        page = await read(
+            shared,
+            lambda stale, left: mesh.tasks(
+                state=state, capability=capability, after=after, limit=limit, stale=stale, timeout=left
+            ),
+        )
+        if shared.as_json:
+            print_json(page)
+        else:
+            print_table(
+                ("ID", "CAPABILITY", "PRIORITY", "STATE", "ATTEMPTS", "NODE"),
+                [(one.id, one.capability, one.priority, one.state, one.attempts, one.node) for one in page.tasks],
+            )
+            if page.next:
+                say(f"more: --after {page.next}")
+        return OK
+
+    return talk(shared, work)
+
+
+@task.command("result")
+@click.argument("task_id", metavar="ID")
+@click.pass_obj
+def result(shared: Shared, task_id: str) -> int:
+    """What the task returned, as JSON. Waits for it, --timeout at most."""
+
+    async def work(mesh: MeshClient) -> int:
+        value = await mesh.handle(task_id).result(timeout=shared.left_s())
+        if shared.as_json:
+            print_json({"id": task_id, "state": "completed", "result": value})
+        else:
+            click.echo(as_text(value))
+        return OK
+
+    return talk(shared, work)
+
+
+@task.command("watch")
+@click.argument("task_id", metavar="ID")
+@click.pass_obj
+def watch(shared: Shared, task_id: str) -> int:
+    """Its history as it happens, until it ends (or --timeout, if given)."""
+
+    async def work(mesh: MeshClient) -> int:
+        shown = 0
+        while True:
+            found = await read(shared, lambda stale, left: mesh.task(task_id, stale=stale, timeout=max(left, 5.0)))
+            for item in found.history[shown:]:
+                if shared.as_json:
+                    print_json(item)
+                else:
+                    click.echo(_history_line(item))
+            shown = len(found.history)
+            if found.state in ENDED:
+                return OK if found.state == "completed" else FAILED
+            if shared.timeout is not None and shared.left_s() < POLL_S:
+                say(f"{task_id} is {found.state}; it goes on")
+                return STILL_RUNNING
+            await asyncio.sleep(POLL_S)
+
+    return talk(shared, work)
+
+
+@task.command("explain")
+@click.argument("task_id", metavar="ID")
+@click.pass_obj
+def explain(shared: Shared, task_id: str) -> int:
+    """Why it is where it is: its place in the queue, and why each node is not running it."""
+
+    async def work(mesh: MeshClient) -> int:
+        found = await read(shared, lambda stale, left: mesh.explain(task_id, stale=stale, timeout=left))
+        if shared.as_json:
+            print_json(found)
+            return OK
+        click.echo(f"{found.id} is {found.state}. {found.summary}")
+        if found.next_attempt_at:
+            click.echo(f"next attempt at {clock(found.next_attempt_at)}")
+        if found.nodes:
+            click.echo()
+            print_table(
+                ("NODE", "FITS", "WHY"), [(one.node, "yes" if one.fits else "no", one.why) for one in found.nodes]
+            )
+        return OK
+
+    return talk(shared, work)
+
+
+@task.command("cancel")
+@click.argument("selector")
+@click.option("--reason", default="", help="Kept with the task.")
+@click.option("--dry-run", is_flag=True, help="Only say which tasks it would be.")
+@click.option("--yes", is_flag=True, help="Do not ask, though several tasks match.")
+@click.pass_obj
+def cancel(shared: Shared, selector: str, reason: str, dry_run: bool, yes: bool) -> int:
+    """Cancel a task, or all that match.
+
+    SELECTOR is an id, or conditions: capability=NAME, state=STATE, priority=N or N-M, joined by commas.
+    """
+
+    async def work(mesh: MeshClient) -> int:
+        ids = await matching(mesh, selector, shared.left_s)
+        if dry_run:
+            if shared.as_json:
+                print_json({"would_cancel": ids})
+            else:
+                for task_id in ids:
+                    click.echo(task_id)
+            return OK
+        if len(ids) > 1 and not yes:
+            if not sys.stdin.isatty():
+                raise click.UsageError(f"{len(ids)} tasks match; say --yes to cancel them all, or look with --dry-run")
+            click.confirm(f"cancel {len(ids)} tasks?", abort=True, err=True)
+        return await each(
+            shared, "cancelled", ids, lambda task_id: mesh.cancel(task_id, reason, timeout=shared.left_s())
+        )
+
+    return talk(shared, work)
+
+
+@task.command("retry")
+@click.argument("task_id", metavar="ID")
+@click.pass_obj
+def retry(shared: Shared, task_id: str) -> int:
+    """Put a task that failed for good back in the queue, its attempts forgotten."""
+
+    async def work(mesh: MeshClient) -> int:
+        return await each(shared, "retried", [task_id], lambda one: mesh.retry(one, timeout=shared.left_s()))
+
+    return talk(shared, work)
+
+
+async def _wait(shared: Shared, mesh: MeshClient, task_id: str) -> int:
+    """Wait for the end of a task just submitted, and show it."""
+    from mesh.errors import MeshUnavailable, TaskCancelled, TaskFailed, TaskTimeout
+
+    code = OK
+    try:
+        await mesh.handle(task_id).result(timeout=shared.left_s())
+    except (TaskFailed, TaskCancelled):
+        code = FAILED
+    except TaskTimeout:
+        code = STILL_RUNNING
+    if code == STILL_RUNNING:
+        try:
+            found = await mesh.explain(task_id, timeout=2.0)
+        except MeshUnavailable:
+            say(f"{task_id} has not ended, and there is no quorum to ask why")
+            return STILL_RUNNING
+        say(f"{task_id} is {found.state}: {found.summary}")
+        code = UNPLACEABLE if found.reason == "no_capability" else STILL_RUNNING
+    print_task(shared, await read(shared, lambda stale, left: mesh.task(task_id, stale=stale, timeout=max(left, 2.0))))
+    return code
+
+
+async def _state(shared: Shared, mesh: MeshClient, task_id: str) -> str:
+    """The state of a task just accepted, or `pending` if nobody can be asked any more."""
+    from mesh.errors import MeshError
+
+    try:
+        return (await mesh.task(task_id, timeout=min(2.0, shared.left_s()))).state
+    except MeshError:
+        return "pending"
+
+
+def print_task(shared: Shared, found: Task) -> None:
+    """One task, for a reader or as its document."""
+    if shared.as_json:
+        print_json(found)
+        return
+    print_pairs(
+        [
+            ("id", found.id),
+            ("state", found.state),
+            ("capability", found.capability),
+            ("priority", found.priority),
+            ("attempts", f"{found.attempts} of {found.max_attempts}"),
+            ("node", found.node),
+            ("token", found.token or None),
+            ("payload", _brief(found.payload)),
+            ("checkpoint", _brief(found.checkpoint)),
+            ("result", _brief(found.result)),
+            ("error", found.error),
+            ("submitted", clock(found.submitted_at)),
+            ("finished", clock(found.finished_at)),
+        ]
+    )
+    if found.error_detail:
+        click.echo("\n" + found.error_detail.rstrip())
+    click.echo()
+    for item in found.history:
+        click.echo(_history_line(item))
+
+
+def _history_line(item: HistoryItem) -> str:
+    about = " ".join(
+        part
+        for part in (
+            item.node and f"node={item.node}",
+            item.attempt and f"attempt={item.attempt}",
+            item.token and f"token={item.token}",
+            item.detail,
+        )
+        if part
+    )
+    return f"{clock(item.at)}  {item.event:<18} {about}".rstrip()
+
+
+def _brief(value: Any) -> str | None:
+    if value is None:
+        return None
+    text = as_text(value)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _check(capability: str, value: Any, task_id: str | None, priority: int | str) -> None:
+    """What cannot be sent is refused before anybody is asked."""
+    from mesh.client.payload import check_name, encode_payload, priority_number
+    from mesh.errors import InvalidPayload
+
+    try:
+        check_name("capability", capability)
+        if task_id is not None:
+            check_name("task id", task_id)
+        priority_number(priority)
+    except InvalidPayload as error:
+        raise click.UsageError(str(error)) from None
+    encode_payload(value)
+
+
+def _check_states(states: tuple[str, ...]) -> None:
+    from mesh.ledger.task import STATE_NAMES
+
+    for state in states:
+        if state not in STATE_NAMES:
+            raise click.UsageError(f"no state is called {state!r}; there are {', '.join(STATE_NAMES)}")
