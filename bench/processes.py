@@ -1,0 +1,65 @@
+"""What processes have used, read from /proc: every node, its agents, and this process. Linux only."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """CPU seconds and peak memory (MiB) of the client, the nodes and their agents."""
+
+    client_s: float
+    nodes_s: float
+    agents_s: float
+    rss_peak_mib: dict[str, float]
+    """Per process, by name; the peak of each since it started."""
+
+    @property
+    def total_s(self) -> float:
+        return self.client_s + self.nodes_s + self.agents_s
+
+
+def usage(node_pids: dict[str, int]) -> Usage:
+    """Everything up to now. Processes that have died meanwhile count as nothing."""
+    peaks = {"client": _peak_mib(os.getpid())}
+    nodes_s = agents_s = 0.0
+    for name, pid in node_pids.items():
+        nodes_s += _cpu_s(pid)
+        peaks[name] = _peak_mib(pid)
+        for number, child in enumerate(_descendants(pid)):
+            agents_s += _cpu_s(child)
+            peaks[f"{name} agent {number}"] = _peak_mib(child)
+    return Usage(_cpu_s(os.getpid()), nodes_s, agents_s, peaks)
+
+
+def _cpu_s(pid: int) -> float:
+    """User and system time of one process, all its threads."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+def _peak_mib(pid: int) -> float:
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return round(int(line.split()[1]) / 1_024, 1)
+    except OSError:
+        pass
+    return 0.0
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    try:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            for child in (thread / "children").read_text().split():
+                found += [int(child), *_descendants(int(child))]
+    except OSError:
+        pass
+    return found
