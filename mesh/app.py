@@ -29,6 +29,7 @@ RunsOn: TypeAlias = Literal["loop", "thread", "process"]
 """Where it does run."""
 
 PRIORITY_DEFAULT = 5
+PRIORITY_MAX = 255
 MAX_ATTEMPTS_DEFAULT = 3
 
 _Called = ParamSpec("_Called")
@@ -137,7 +138,7 @@ class Context:
         payload: object = None,
         *,
         task_id: str | None = None,
-        priority: int | None = None,
+        priority: int | str | None = None,
         max_attempts: int | None = None,
     ) -> Any:
         """Submit a child task to the mesh this attempt runs in.
@@ -209,7 +210,7 @@ class Submits(Protocol):
         payload: Any,
         *,
         task_id: str | None = ...,
-        priority: int = ...,
+        priority: int | str = ...,
         max_attempts: int = ...,
     ) -> Any: ...
 
@@ -272,6 +273,8 @@ class TaskFunction(Generic[_Called, _Sent, _Returned, _Result]):
         runs_on: as resolved.
         handler: the function itself.
     """
+
+    __name__: str
 
     def __init__(
         self,
@@ -342,11 +345,18 @@ class TaskFunction(Generic[_Called, _Sent, _Returned, _Result]):
     def submit(self, mesh: Submits, /, *args: _Sent.args, **kwargs: _Sent.kwargs) -> Awaitable[Submitted[_Result]]: ...
     @overload
     def submit(
-        self, mesh: Submits, /, *args: Any, task_id: str, priority: int = ..., max_attempts: int = ..., **kwargs: Any
+        self,
+        mesh: Submits,
+        /,
+        *args: Any,
+        task_id: str,
+        priority: int | str = ...,
+        max_attempts: int = ...,
+        **kwargs: Any,
     ) -> Awaitable[Submitted[_Result]]: ...
     @overload
     def submit(
-        self, mesh: Submits, /, *args: Any, priority: int, max_attempts: int = ..., **kwargs: Any
+        self, mesh: Submits, /, *args: Any, priority: int | str, max_attempts: int = ..., **kwargs: Any
     ) -> Awaitable[Submitted[_Result]]: ...
     @overload
     def submit(
@@ -424,20 +434,24 @@ class Mesh:
 
         Args:
             capability: what tasks ask for; the function's name if not given.
-            priority: of tasks submitted through the decorated object, 0 (first) and up.
+            priority: of tasks submitted through the decorated object, from 0 (first) to 255.
             max_attempts: likewise, 1 and up.
             executor: `auto`, `thread` (plain functions only) or `process` (CPU-bound work, or work that must be
                 stoppable: only a process can be killed).
 
         Raises ValueError or TypeError, at import, for what cannot work.
         """
-        if priority < 0 or max_attempts < 1:
-            raise ValueError(f"need priority >= 0 and max_attempts >= 1, not {priority} and {max_attempts}")
+        if not 0 <= priority <= PRIORITY_MAX or max_attempts < 1:
+            raise ValueError(
+                f"need priority from 0 to {PRIORITY_MAX} and max_attempts >= 1, not {priority} and {max_attempts}"
+            )
         if executor not in ("auto", "thread", "process"):
             raise ValueError(f"executor must be 'auto', 'thread' or 'process', not {executor!r}")
 
         def declare(handler: Callable[..., Any]) -> TaskFunction[..., ..., Any, Any]:
-            name = capability or handler.__name__
+            name = capability or getattr(handler, "__name__", "")
+            if not name:
+                raise TypeError(f"{handler!r} has no name: give it a capability")
             _check(handler, executor)
             if name in self._tasks:
                 raise ValueError(f"{self!r} already has a handler for {name!r}: {_name(self._tasks[name].handler)}")

@@ -24,8 +24,8 @@ class Child:
     """A running agent process.
 
     `on_words(child, words)` hears it, and is called with no words when it is no longer `full`; `on_death(child, how)`
-    comes once, when it is dead and everything it said has been heard: `how` is "signal 11" or "exit code 3". Whatever
-    it started in its own process group dies with it.
+    comes once, when it is dead and everything it said has been heard: `how` is "signal 11" or "exit code 3", or why
+    it was killed. Whatever it started in its own process group dies with it.
 
     Attributes:
         pid: of the process.
@@ -55,8 +55,9 @@ class Child:
         self.born = loop.time()
         self.ready = False
         self.doomed = False
-        self._late = False
-        self.dead: asyncio.Future[str] = loop.create_future()
+        self._why = ""
+        """Why we killed it, if that says more than how it died."""
+        self.dead: asyncio.Future[None] = loop.create_future()
         ours, theirs = socket.socketpair()
         with theirs:
             for end in (ours, theirs):
@@ -81,7 +82,7 @@ class Child:
             from_agent,
             heard=self._heard,
             gather=self._gather,
-            closed=lambda _: self.kill(),
+            closed=self._lost,
             drained=lambda: on_words(self, []),
         )
         self._pidfd = os.pidfd_open(self.pid)
@@ -161,7 +162,12 @@ class Child:
             self._kill_group()
 
     def _give_up(self) -> None:
-        self._late = True
+        self._why = f"killed after {HELLO_S_MAX:.0f} s"
+        self.kill()
+
+    def _lost(self, reason: str) -> None:
+        if reason.startswith("rubbish"):
+            self._why = f"killed, it sent {reason}"
         self.kill()
 
     def _kill_group(self) -> None:
@@ -180,7 +186,5 @@ class Child:
         self._kill_group()
         code = self._process.wait()
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        if self._late:
-            how = f"killed after {HELLO_S_MAX:.0f} s"
-        self.dead.set_result(how)
-        self._on_death(self, how)
+        self.dead.set_result(None)
+        self._on_death(self, self._why or how)

@@ -108,6 +108,7 @@ class Client:
 
     def __init__(self) -> None:
         self._peer = os.environ.get("MESH_PEER", "")
+        self._secret_file = os.environ.get("MESH_SECRET_FILE") or None
         self._mesh: asyncio.Task[Any] | None = None
         self._blocking: Any = None
         self._lock = threading.Lock()
@@ -121,14 +122,14 @@ class Client:
     async def _connect(self) -> Any:
         from mesh.client import connect
 
-        return await connect(self._peer).__aenter__()
+        return await connect(self._peer, secret_file=self._secret_file)
 
     def submit_blocking(self, capability: str, payload: object, options: dict[str, Any]) -> Any:
         from mesh.client import connect_sync
 
         with self._lock:
             if self._blocking is None:
-                self._blocking = connect_sync(self._peer).__enter__()
+                self._blocking = connect_sync(self._peer, secret_file=self._secret_file)
         return self._blocking.submit(capability, payload, **options)
 
 
@@ -320,19 +321,22 @@ class AgentProcess:
         self._say(Offered(attempt.order.task_id, attempt.order.token, attempt.sequence, state))
 
     def _kept(self, word: Kept) -> None:
+        """An answer to one checkpoint answers the earlier ones too: a later state replaces them."""
         attempt = self._running.get((word.task_id, word.token))
-        asked = attempt.waiting.pop(word.sequence, None) if attempt is not None and attempt.waiting else None
-        if attempt is None or asked is None:
+        waiting = attempt.waiting if attempt is not None else None
+        if attempt is None or not waiting:
             return
-        future, state = asked
-        if word.kept and attempt.context is not None:
-            attempt.context.kept(state)
-        if future.done():
-            return
-        if word.kept:
-            future.set_result(None)
-        else:
-            future.set_exception(Refused(f"the checkpoint of {word.task_id} was refused: this attempt lost the task"))
+        for sequence in [sequence for sequence in waiting if sequence <= word.sequence]:
+            future, state = waiting.pop(sequence)
+            if word.kept and attempt.context is not None:
+                attempt.context.kept(state)
+            if future.done():
+                continue
+            if word.kept:
+                future.set_result(None)
+            else:
+                sentence = f"the checkpoint of {word.task_id} was refused: this attempt no longer holds the task"
+                future.set_exception(Refused(sentence))
 
 
 # --- the process ------------------------------------------------------------------------------------------------------

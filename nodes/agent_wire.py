@@ -220,7 +220,7 @@ class Wire(Generic[_Heard, _Said]):
         self._closed = closed
         self._drained = drained
         self._unsent: deque[memoryview] = deque()
-        self._unsent_bytes = 0
+        self.unsent_bytes = 0
         self._awake = False
         self._writing = False
         self.open = True
@@ -230,7 +230,7 @@ class Wire(Generic[_Heard, _Said]):
     @property
     def full(self) -> bool:
         """The other end reads so slowly that what can wait should."""
-        return self._unsent_bytes > UNSENT_BYTES_MAX
+        return self.unsent_bytes > UNSENT_BYTES_MAX
 
     def wake(self) -> None:
         """There is something to say: `gather` it at the end of this turn."""
@@ -247,7 +247,7 @@ class Wire(Generic[_Heard, _Said]):
         if words:
             for frame in frames(words):
                 self._unsent.append(memoryview(frame))
-                self._unsent_bytes += len(frame)
+                self.unsent_bytes += len(frame)
             self._send()
 
     def _send(self) -> None:
@@ -256,7 +256,7 @@ class Wire(Generic[_Heard, _Said]):
         try:
             while self._unsent:
                 sent = self._sock.send(self._unsent[0])
-                self._unsent_bytes -= sent
+                self.unsent_bytes -= sent
                 if sent == len(self._unsent[0]):
                     self._unsent.popleft()
                 else:

@@ -199,6 +199,7 @@ class Agents:
         turn_ended: called after the last of the events that one turn brought.
         peer_address: HOST:PORT under which agent processes find the mesh (their MESH_PEER).
         log_dir: where `agent.log` takes what user code prints; None leaves it on this process's stderr.
+        secret_file: the mesh's secret, for the clients in them (their MESH_SECRET_FILE).
     """
 
     def __init__(
@@ -211,11 +212,12 @@ class Agents:
         turn_ended: Callable[[], None],
         peer_address: str,
         log_dir: Path | None = None,
+        secret_file: Path | None = None,
     ) -> None:
         self._apps = tuple(apps)
         self._post = post
         self._turn_ended = turn_ended
-        self._environment = _environment(node_id, peer_address)
+        self._environment = _environment(node_id, peer_address, secret_file)
         self._log_dir = log_dir
         self._output: IO[bytes] | None = None
         self._capabilities: tuple[str, ...] = ()
@@ -371,13 +373,15 @@ class Agents:
             self._output = path.open("ab", buffering=0)
 
 
-def _environment(node_id: str, peer_address: str) -> dict[str, str]:
+def _environment(node_id: str, peer_address: str, secret_file: Path | None) -> dict[str, str]:
     """What agent processes inherit: our own, the way to the mesh, and the way to this very package.
 
     They are started with -P, so that a user's `mesh.py` in the current directory does not stand in for ours; a package
     that is installed is found anyway.
     """
     environment = dict(os.environ, MESH_PEER=peer_address, MESH_NODE=node_id)
+    if secret_file is not None:
+        environment["MESH_SECRET_FILE"] = str(secret_file.resolve())
     root = Path(__file__).resolve().parent.parent
     if root.name not in ("site-packages", "dist-packages"):
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))

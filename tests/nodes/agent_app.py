@@ -3,8 +3,11 @@
 import asyncio
 import ctypes
 import os
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -139,10 +142,10 @@ async def saves_wrongly(ctx: Context) -> None:
 
 
 @app.task()
-async def saves_greedily(ctx: Context) -> str:
-    answers = [ctx.checkpoint(i) for i in range(20)]
-    await answers[-1]
-    return "never"
+async def saves_greedily(ctx: Context) -> list[str]:
+    """Offer more checkpoints than may wait, and only then look at the answers."""
+    answers = [ctx.checkpoint(i) for i in range(18)]
+    return [str(answer or "kept") for answer in await asyncio.gather(*answers, return_exceptions=True)]
 
 
 @app.task()
@@ -156,6 +159,11 @@ async def waits(path: str) -> None:
 
 
 @app.task()
+def waits_on_thread() -> None:
+    threading.Event().wait()
+
+
+@app.task()
 def waits_in_thread(ctx: Context, path: str) -> None:
     try:
         ctx.checkpoint_sync("waiting for an answer that never comes")
@@ -166,18 +174,15 @@ def waits_in_thread(ctx: Context, path: str) -> None:
 
 
 @app.task(executor="process")
-def spins(path: str = "") -> None:
+def spins() -> None:
     """Hold the interpreter's lock for as long as they let us."""
-    if path:
-        Path(path).write_text(str(os.getpid()))
     ctypes.PyDLL(None).usleep(600_000_000)
 
 
 @app.task()
-async def holds_the_lock(seconds: float) -> str:
-    """Hold the interpreter's lock of the shared process: no other attempt there moves."""
-    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
-    return "done"
+async def holds_the_lock() -> None:
+    """Hold the interpreter's lock of the shared process: nothing there moves any more, its event loop least of all."""
+    ctypes.PyDLL(None).usleep(600_000_000)
 
 
 @app.task()
@@ -188,10 +193,23 @@ async def shuts_the_door() -> None:
 
 
 @app.task()
-async def leaves_a_child(path: str) -> None:
+async def leaves_a_child(ctx: Context) -> None:
     child = subprocess.Popen(["sleep", "600"])
-    Path(path).write_text(str(child.pid))
+    await ctx.checkpoint(child.pid)
     os._exit(1)
+
+
+@app.task()
+async def speaks_rubbish() -> None:
+    """Write to the node's socket as a handler should not."""
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(number))) as found:
+                if found.family == socket.AF_UNIX and found.type == socket.SOCK_STREAM:
+                    found.send(b"\xff\xff\xff\xff and so on")
+        except OSError:
+            continue
+    await asyncio.sleep(600)
 
 
 @app.task()
@@ -202,17 +220,45 @@ def speaks(ctx: Context) -> None:
 
 
 @app.task()
-async def sleeps(ms: int) -> int:
-    await asyncio.sleep(ms / 1_000)
-    return ms
-
-
-@app.task()
-def sleeps_in_thread(ms: int) -> int:
-    time.sleep(ms / 1_000)
-    return ms
-
-
-@app.task()
 async def noop(**_: Any) -> None:
     return None
+
+
+@app.task()
+async def raises_surrogate() -> None:
+    raise ValueError("\ud800")
+
+
+@app.task()
+async def cancels_itself() -> None:
+    raise asyncio.CancelledError
+
+
+@app.task()
+async def dies_soon() -> None:
+    asyncio.get_running_loop().call_later(0.001, os._exit, 0)
+    await asyncio.sleep(600)
+
+
+@app.task()
+def waits_deaf_in_thread(ctx: Context) -> None:
+    """Wait for a file of the name in the checkpoint, whatever becomes of the attempt."""
+    with tempfile.TemporaryDirectory() as place:
+        flag = Path(place) / "flag"
+        try:
+            ctx.checkpoint_sync(str(flag))
+        except TaskCancelled:
+            while not flag.exists():
+                time.sleep(0.001)
+
+
+@app.task(executor="process")
+async def ignores_sigterm(ctx: Context) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    await ctx.checkpoint("deaf")
+    await asyncio.sleep(600)
+
+
+@app.task()
+async def saves_too_much(ctx: Context) -> None:
+    await ctx.checkpoint(b"x" * (1 << 20))

@@ -1,0 +1,275 @@
+"""What users write handlers with: signatures kept, payloads mapped, contexts made by hand."""
+
+import asyncio
+import functools
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+import mesh
+from mesh import Context, Mesh
+from mesh.app import encode_value
+from mesh.config import PAYLOAD_BYTES_MAX
+from mesh.errors import InvalidPayload, TaskCancelled
+
+if TYPE_CHECKING:
+    from mesh.app import Context as Ctx
+
+app = Mesh("tests")
+
+
+@app.task(capability="code", priority=3, max_attempts=7)
+async def write_sort(ctx: Context, prompt: str, lines: int = 10) -> str:
+    """Write a sort."""
+    return f"{ctx.task_id}: {prompt} in {lines}"
+
+
+@app.task()
+def add(left: int, right: int = 2) -> int:
+    return left + right
+
+
+@app.task(executor="process")
+def crunch(numbers: list[int], *, ctx: Context) -> int:
+    return sum(numbers) + ctx.attempt
+
+
+@app.task()
+async def later(ctx: "Ctx", value: Any) -> Any:
+    return value
+
+
+@app.task()
+async def unmarked(ctx, value=None):  # type: ignore[no-untyped-def]
+    return [ctx.task_id, value]
+
+
+@app.task()
+def anything(first: Any, /) -> Any:
+    return first
+
+
+@app.task()
+async def gathers(**rest: Any) -> Any:
+    return rest
+
+
+class Taken:
+    """A mesh that notes what is submitted."""
+
+    def __init__(self) -> None:
+        self.last: tuple[Any, ...] = ()
+
+    async def submit(self, capability: str, payload: Any, **options: Any) -> str:
+        self.last = (capability, payload, options)
+        return "handle"
+
+
+# --- declaring --------------------------------------------------------------------------------------------------------
+
+
+def test_a_declared_handler_tells_what_it_is() -> None:
+    assert (write_sort.capability, write_sort.priority, write_sort.max_attempts) == ("code", 3, 7)
+    assert (add.capability, add.priority, add.max_attempts, add.executor) == ("add", 5, 3, "auto")
+    assert [task.runs_on for task in (write_sort, add, crunch)] == ["loop", "thread", "process"]
+    assert write_sort.__name__ == "write_sort"
+    assert write_sort.__doc__ == "Write a sort."
+    assert repr(write_sort) == "<task code of write_sort>"
+    assert app.capabilities == ("code", "add", "crunch", "later", "unmarked", "anything", "gathers")
+    assert app.tasks["code"] is write_sort
+    assert repr(app) == "Mesh('tests')"
+
+
+def test_a_declared_handler_is_still_a_function() -> None:
+    assert asyncio.run(write_sort(Context("t1"), "bubbles", lines=3)) == "t1: bubbles in 3"
+    assert write_sort.handler(Context("t1"), "x").close() is None
+    assert add(1) == 3
+
+
+def test_what_cannot_work_is_refused_when_declared() -> None:
+    other = Mesh("other")
+    with pytest.raises(ValueError, match="priority from 0 to 255 and max_attempts >= 1, not 5 and 0"):
+        other.task(max_attempts=0)
+    with pytest.raises(ValueError, match="priority from 0 to 255"):
+        other.task(priority=256)
+    with pytest.raises(ValueError, match="executor must be 'auto', 'thread' or 'process', not 'gpu'"):
+        other.task(executor="gpu")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="write_sort is a coroutine: it runs on the loop"):
+        other.task(executor="thread")(write_sort.handler)
+    with pytest.raises(ValueError, match=r"Mesh\('tests'\) already has a handler for 'add': add"):
+        app.task(capability="add")(lambda: None)
+
+    def counts():  # type: ignore[no-untyped-def]
+        yield 1
+
+    def two(ctx: Context, also: Context) -> None: ...
+
+    def hidden(value: int, ctx: Context, /) -> None: ...
+
+    with pytest.raises(TypeError, match="counts is a generator"):
+        other.task()(counts)
+    with pytest.raises(TypeError, match="two takes a Context twice"):
+        other.task()(two)
+    with pytest.raises(TypeError, match="hidden takes its Context by position, but not first"):
+        other.task()(hidden)
+    assert other.capabilities == ()
+
+
+def test_objects_and_partials_can_be_handlers() -> None:
+    class Coder:
+        async def __call__(self, ctx: Context, n: int) -> int:
+            return n
+
+    other = Mesh("other")
+    coder = other.task(capability="code")(Coder())
+    assert (coder.runs_on, coder.wants_context) == ("loop", True)
+    with pytest.raises(TypeError, match="has no name: give it a capability"):
+        other.task()(functools.partial(add.handler, 1))
+    half = other.task(capability="half")(functools.partial(add.handler, 1))
+    assert (half.runs_on, half.call(None, {"right": 5})) == ("thread", 6)
+
+
+# --- payloads ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_mapping_becomes_keyword_arguments_and_anything_else_the_one_argument() -> None:
+    ctx = Context("t1")
+    assert asyncio.run(write_sort.call(ctx, {"prompt": "a", "lines": 1})) == "t1: a in 1"
+    assert asyncio.run(write_sort.call(ctx, "a")) == "t1: a in 10"
+    assert add.call(None, {"left": 1}) == 3
+    assert add.call(None, 5) == 7
+    assert crunch.call(ctx, [1, 2]) == 4
+    assert crunch.call(ctx, {"numbers": [3]}) == 4
+    assert anything.call(None, [1]) == [1]
+    assert asyncio.run(gathers.call(None, {"a": 1})) == {"a": 1}
+
+
+def test_none_is_no_argument_for_a_handler_that_needs_none() -> None:
+    ctx = Context("t1")
+    assert asyncio.run(unmarked.call(ctx, None)) == ["t1", None]
+    assert asyncio.run(gathers.call(None, None)) == {}
+    assert asyncio.run(later.call(ctx, None)) is None
+    with pytest.raises(TypeError):
+        write_sort.call(ctx, {})
+
+
+def test_a_context_is_known_by_its_type_its_types_name_or_its_own_name() -> None:
+    assert [task.wants_context for task in (write_sort, later, unmarked, crunch)] == [True] * 4
+    assert [task.wants_context for task in (add, anything, gathers)] == [False] * 3
+
+
+def test_submit_sends_the_handlers_own_arguments_by_name() -> None:
+    taken: Any = Taken()
+
+    async def story() -> None:
+        handle: Any = await write_sort.submit(taken, "quick", lines=4)
+        assert handle == "handle"
+        options = {"task_id": None, "priority": 3, "max_attempts": 7}
+        assert taken.last == ("code", {"prompt": "quick", "lines": 4}, options)
+        await crunch.submit(taken, [1], task_id="t1", priority="high", max_attempts=1)
+        assert taken.last == ("crunch", {"numbers": [1]}, {"task_id": "t1", "priority": "high", "max_attempts": 1})
+        await gathers.submit(taken, a=1, rest=2)
+        assert taken.last[1] == {"a": 1, "rest": 2}
+        await anything.submit(taken, 3)
+        assert taken.last[1] == 3
+
+    asyncio.run(story())
+
+
+def test_arguments_that_do_not_fit_are_refused_before_anything_is_sent() -> None:
+    taken = Taken()
+    cases: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
+        (write_sort, (), {}),
+        (write_sort, ("a",), {"line": 1}),
+        (add, (1, 2, 3), {}),
+        (anything, ({"a": 1},), {}),
+        (gathers, (1,), {}),
+    ]
+    for task, args, named in cases:
+        with pytest.raises(InvalidPayload, match=rf"^{task.capability}[: ]"):
+            task.submit(taken, *args, **named)
+    assert taken.last == ()
+
+
+def test_what_is_submitted_is_what_the_handler_is_called_with() -> None:
+    cases: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
+        (add, (1,), {"right": 4}),
+        (anything, (7,), {}),
+        (add, (9,), {}),
+    ]
+    for task, args, named in cases:
+        sent = msgspec.msgpack.decode(msgspec.msgpack.encode(task.payload(*args, **named)))
+        assert task.call(None, sent) == task(*args, **named)
+
+
+def test_values_that_cannot_travel_are_named() -> None:
+    assert encode_value({"a": [1, None, "ü", 2.5, True]}, "result") == msgspec.msgpack.encode(
+        {"a": [1, None, "ü", 2.5, True]}
+    )
+    endless: list[Any] = []
+    endless.append(endless)
+    for value in (object(), 1 << 64, "\ud800", endless, {"a": {1: object()}}):
+        with pytest.raises(InvalidPayload, match=r"^result cannot be sent as MessagePack: "):
+            encode_value(value, "result")
+    assert len(encode_value("x" * (PAYLOAD_BYTES_MAX - 5), "result")) == PAYLOAD_BYTES_MAX
+    with pytest.raises(InvalidPayload, match=r"^checkpoint is 1048577 bytes; at most 1048576 travel$"):
+        encode_value("x" * (PAYLOAD_BYTES_MAX - 4), "checkpoint")
+
+
+# --- contexts made by hand --------------------------------------------------------------------------------------------
+
+
+def test_a_context_made_by_hand_keeps_its_checkpoints() -> None:
+    ctx = Context("t1")
+    assert (ctx.attempt, ctx.token, ctx.node, ctx.deadline, ctx.cancelled) == (1, 0, "", None, False)
+    assert Context("t2").checkpoint_state is None
+
+    async def story() -> None:
+        await ctx.checkpoint({"i": 1})
+
+    asyncio.run(story())
+    assert ctx.checkpoint_state == {"i": 1}
+    ctx.checkpoint_state["i"] = 2
+    assert ctx.checkpoint_state == {"i": 1}  # Fresh each time.
+    ctx.checkpoint_sync([2])
+    assert ctx.checkpoint_state == [2]
+    ctx.checkpoint(0)
+    assert ctx.checkpoint_state == 0
+    with pytest.raises(InvalidPayload, match=r"^checkpoint cannot be sent"):
+        ctx.checkpoint(object())
+    with pytest.raises(RuntimeError, match="belongs to no mesh"):
+        ctx.submit("code")
+
+
+def test_a_context_says_when_it_is_over() -> None:
+    ctx = Context("t1", attempt=2)
+    ctx.raise_if_cancelled()
+    ctx.cancelled = True
+    with pytest.raises(TaskCancelled, match=r"^attempt 2 of t1 was stopped$"):
+        ctx.raise_if_cancelled()
+
+
+def test_what_a_handler_logs_names_its_task(caplog: pytest.LogCaptureFixture) -> None:
+    Context("t1", attempt=2).log.warning("seen %d", 3)
+    assert caplog.record_tuples == [("mesh.task", 30, "[t1 #2] seen 3")]
+
+
+# --- the package ------------------------------------------------------------------------------------------------------
+
+
+def test_importing_mesh_loads_nothing_else() -> None:
+    """Neither asyncio, nor msgspec, nor zmq: a name is paid for when it is used."""
+    code = "import sys; import mesh; print(*[m for m in ('asyncio', 'msgspec', 'zmq', 'mesh.app') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "\n"
+
+
+def test_the_public_names_are_there() -> None:
+    assert sorted(mesh.__all__) == ["Context", "Mesh", "connect", "connect_sync", "errors"]
+    assert all(getattr(mesh, name) is not None for name in mesh.__all__)
+    assert set(mesh.__all__) <= set(dir(mesh))
+    with pytest.raises(AttributeError, match="module 'mesh' has no attribute 'nonsense'"):
+        _ = mesh.nonsense
