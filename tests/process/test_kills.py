@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -178,7 +179,7 @@ def test_a_killed_task_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
                 while ((await client.task(held[0].id)).checkpoint or {"done": 0})["done"] < 3:
                     pass
             mesh.kill(victim)
-            results = {handle.id: await handle.result(timeout=30) for handle in handles}
+            results: dict[str, Any] = {str(handle.id): await handle.result(timeout=30) for handle in handles}
             moved = results[held[0].id]
             assert moved["attempt"] == 2 and moved["first"] >= 3
 
