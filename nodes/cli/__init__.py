@@ -22,8 +22,20 @@ _COMMANDS = {
 }
 
 
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib import metadata
+
+    try:
+        click.echo(f"mesh {metadata.version('agent-mesh')}")
+    except metadata.PackageNotFoundError:
+        click.echo("mesh, from a source tree that is not installed")
+    ctx.exit(0)
+
+
 @click.group("mesh", cls=MeshGroup, lazy=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="agent-mesh", prog_name="mesh")
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version)
 def mesh() -> None:
     """A mesh of equal nodes that runs tasks and loses none of them.
 
@@ -37,13 +49,18 @@ def mesh() -> None:
 def main() -> None:
     """Run the command line; ends the process with one of the documented exit codes, never with a traceback."""
     try:
-        code = mesh.main(standalone_mode=False)
+        code = mesh.main(prog_name="mesh", standalone_mode=False)
     except click.exceptions.Abort:
         click.echo("interrupted; whatever was submitted goes on", err=True)
         code = 130
     except click.ClickException as error:
-        error.show()
         code = error.exit_code
+        if type(error).__name__ == "NoArgsIsHelpError":  # A group without a command: click's way to show its help.
+            error.show()
+            sys.exit(code)
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx is not None else ""
+        hint = f' (see "{command} --help")' if command else ""
+        click.echo(f"mesh: {' '.join(error.format_message().split())}{hint}", err=True)
     except BrokenPipeError:
         # Whoever read the output has gone; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
