@@ -163,6 +163,10 @@ class Dispatcher:
                 self._commands.append(StartTask(task_id, token))
 
     def checkpoint(self, report: CheckpointReport) -> None:
+        """One the table has already is not proposed again: its holder learns of it from its own copy."""
+        task = self.ledger.tasks.get(report.task_id)
+        if task is not None and task.token == report.token and task.checkpoint_sequence >= report.sequence:
+            return
         self._commands.append(SaveCheckpoint(report.task_id, report.token, report.sequence, report.state))
 
     def node_report(self, node_id: NodeId, report: NodeReport) -> tuple[list[AttemptOrder], list[Lease]]:
@@ -295,7 +299,10 @@ class Dispatcher:
         """An entry of this office has been applied. Returns the orders to send, by holder."""
         candidates = self.candidates
         for lease in applied.ended:
-            if lease.node_id in candidates:
+            reporting = self._reporting.get(lease.task_id)
+            if reporting is not None and reporting.token == lease.token:
+                del self._reporting[lease.task_id]  # Its slot was counted as free when the report came in.
+            elif lease.node_id in candidates:
                 candidates[lease.node_id].load -= 1
         for position, command in enumerate(commands):
             kind = type(command)

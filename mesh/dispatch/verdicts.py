@@ -18,12 +18,13 @@ def due(ledger: Ledger, detector: Detector, reasons: dict[NodeId, str]) -> list[
     for member in detector.members():
         record = ledger.nodes.get(member.node_id)
         failed = member.health == Health.FAILED
-        if record is None or member.incarnation > record.incarnation:
-            if not failed and member.incarnation:
+        if failed:
+            if record is not None and record.active:
+                why = reasons.get(member.node_id, "silent")
+                verdicts.append(FailNode(member.node_id, record.incarnation, why))
+        elif record is None or member.incarnation > record.incarnation:
+            if member.incarnation:
                 verdicts.append(AdmitNode(member.node_id, member.incarnation))
-        elif failed and record.active:
-            why = reasons.get(member.node_id, "silent")
-            verdicts.append(FailNode(member.node_id, record.incarnation, why))
         elif not record.active and member.health == Health.HEALTHY and member.incarnation == record.incarnation:
             verdicts.append(AdmitNode(member.node_id, member.incarnation))
     return verdicts

@@ -74,8 +74,8 @@ class Ledger(Table):
         handlers = _HANDLERS
         for position, command in enumerate(batch.commands):
             outcomes.append(handlers[type(command)](self, command, position))
-        if now.submitted:
-            self._queue_new(now.submitted)
+        if self.fresh:
+            self._queue_fresh()
         if now.events:
             self.event_batches.append((index, now.events))
         self._advance(index, term, data, outcomes)
@@ -118,12 +118,12 @@ class Ledger(Table):
         node = self.nodes.get(node_id)
         return node is not None and node.active and node.incarnation == incarnation
 
-    def _queue_new(self, task_ids: list[TaskId]) -> None:
+    def _queue_fresh(self) -> None:
         """Queue what was submitted and not granted in the same entry: most tasks never see the queue."""
-        for task_id in task_ids:
-            task = self.tasks.get(task_id)
-            if task is not None and (task.state == PENDING or task.state == SCHEDULED):
+        for task in self.fresh:
+            if task.state == PENDING or task.state == SCHEDULED:
                 self.queue.push(task)
+        self.fresh.clear()
 
     def _advance(self, index: LogIndex, term: Term, data: bytes, outcomes: bytes | bytearray) -> None:
         self.digest = chain(self.digest, index, data, bytes(outcomes))

@@ -2,7 +2,6 @@
 
 from mesh.ledger.applied import ALREADY, CONFLICT, DONE
 from mesh.ledger.commands import SubmitTask
-from mesh.ledger.digest import payload_crc
 from mesh.ledger.table import Table
 from mesh.ledger.task import PENDING, SCHEDULED, Happening, Kind, Task
 
@@ -16,13 +15,8 @@ def submit(table: Table, command: SubmitTask, position: int) -> int:
     spec = command.spec
     task_id = spec.task_id
     now = table.now
-    task = table.tasks.get(task_id)
-    known = table.finished.get(task_id) if task is None else None
-    if task is not None:
-        same = task.spec.payload == spec.payload and task.spec.capability == spec.capability
-    elif known is not None:
-        same = known & 0xFFFFFFFF == payload_crc(spec)
-    else:
+    is_same = table.is_same(spec)
+    if is_same is None:
         state = SCHEDULED if spec.not_before_ms > now.at_ms else PENDING
         happening = Happening(now.index, now.at_ms, _SUBMITTED, "", task_id, 0, 0, spec.source)  # type: ignore[arg-type]
         task = Task(spec, now.index * ORDERS_PER_ENTRY + position, state, now.at_ms, [happening])
@@ -30,10 +24,11 @@ def submit(table: Table, command: SubmitTask, position: int) -> int:
         table.tasks[task_id] = task
         table.counts[state] += 1
         table.changed[task_id] = task
+        table.fresh.append(task)
         now.events.append(happening)
         now.submitted.append(task_id)
         return DONE
-    if same:
+    if is_same:
         now.submitted.append(task_id)
         return ALREADY
     now.conflicts.append(task_id)

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from mesh.config import FINISHED_MAX
 from mesh.ids import FencingToken, LogIndex, NodeId, TaskId
 from mesh.ledger.applied import Applied
-from mesh.ledger.digest import EMPTY, fingerprint
+from mesh.ledger.digest import EMPTY, fingerprint, payload_crc
 from mesh.ledger.queue import Queue
 from mesh.ledger.task import COMPLETED, DEAD, DISPATCHED, RUNNING, STATE_NAMES, Happening, NodeRecord, Task
+from mesh.messages import TaskSpec
 
 OUT_OF_OFFICE = Applied(LogIndex(0), 0, bytearray())
 
@@ -44,6 +45,8 @@ class Table:
         self.digest = EMPTY
         self.now: Applied = OUT_OF_OFFICE
         """Consequences of the entry being applied."""
+        self.fresh: list[Task] = []
+        """Tasks this entry created."""
 
     def happened(
         self,
@@ -104,6 +107,14 @@ class Table:
     def holder_leases(self, node_id: NodeId) -> dict[TaskId, Task]:
         """Tasks leased to a node."""
         return self.leases.get(node_id, {})
+
+    def is_same(self, spec: TaskSpec) -> bool | None:
+        """Whether a task with this id is known, and if so, whether it is this very task. None: unknown."""
+        task = self.tasks.get(spec.task_id)
+        if task is not None:
+            return task.spec.payload == spec.payload and task.spec.capability == spec.capability
+        known = self.finished.get(spec.task_id)
+        return None if known is None else known & 0xFFFFFFFF == payload_crc(spec)
 
     def load(self, live: Iterable[Task], finished: list[tuple[TaskId, int]], finished_last: int) -> None:
         """Take over a recovered table. Counts and nodes come from the mark, see Ledger.restore."""

@@ -149,7 +149,6 @@ class ClientDesk:
         ledger, dispatcher = node.ledger, node.leading.dispatcher
         refusals: list[TaskRefusal] = []
         held: list[TaskId] = []
-        to_watch: list[TaskId] = []
         queued = len(ledger.tasks) + dispatcher.gathered
         queued_max = node.config.dispatch.queued_max
         for spec in request.specs:
@@ -158,17 +157,18 @@ class ClientDesk:
             if why:
                 refusals.append(TaskRefusal(task_id, Code.INVALID, why))
                 continue
-            known = ledger.tasks.get(task_id)
-            if known is not None:
-                if known.spec.payload != spec.payload or known.spec.capability != spec.capability:
+            is_same = ledger.is_same(spec)
+            if is_same is not None:
+                if is_same:
+                    held.append(task_id)
+                else:
                     refusals.append(requests.conflict(task_id))
-                    continue
-                held.append(task_id)
-                to_watch.append(task_id)
             elif queued >= queued_max or waiting.is_full:
                 refusals.append(requests.backpressure(spec, queued))
+            elif waiting.is_taken(spec):
+                refusals.append(requests.taken(spec))
             else:
-                if waiting.accept(client, task_id):
+                if waiting.accept(client, spec):
                     dispatcher.submit(spec)
                     queued += 1
                 if request.watch:
@@ -178,7 +178,7 @@ class ClientDesk:
         if held:
             self.tell(client, Accepted(ledger.applied_index, held))
             if request.watch:
-                self._watch(client, to_watch)
+                self._watch(client, held)
 
     def _watch(self, client: Client, task_ids: list[TaskId]) -> None:
         """Tell of ends: at once where a task has ended, later where it lives, from the store where it has left

@@ -70,7 +70,7 @@ class Holding:
 
     def stop(self, leases: list[Lease]) -> None:
         """These leases are over: stop what runs under them."""
-        stopped = self.attempts.stop(leases)
+        stopped = self.attempts.stop(leases, self._node.ledger.applied_index)
         if stopped:
             self._node.out.append(StopAttempts(stopped))
 
@@ -151,6 +151,8 @@ class Holding:
     def applied(self, applied: Applied) -> None:
         """What an entry means for the attempts that run here."""
         attempts = self.attempts
+        if attempts.over:
+            attempts.caught_up(applied.index)
         if attempts.outbox:
             for task_id, token in applied.settled:
                 attempts.settle(task_id, token)
@@ -172,6 +174,11 @@ class Holding:
             if token <= applied and (task is None or task.token != token):
                 over.append((task_id, token))
         self.stop(over)
+        for report in list(self.attempts.checkpoints.values()):
+            task = mine.get(report.task_id)
+            is_kept = task is not None and task.checkpoint_sequence >= report.sequence
+            if is_kept and self.attempts.checkpoint_answered(report.task_id, report.token, report.sequence):
+                self._node.out.append(CheckpointKept(report.task_id, report.token, report.sequence, True))
 
     def leader_changed(self) -> None:
         """Tell the new leader at once what the old one may not have passed on."""

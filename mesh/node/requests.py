@@ -42,12 +42,19 @@ class PendingRead(msgspec.Struct):
     index: LogIndex | None = None
 
 
+class Submitting(msgspec.Struct):
+    """A submit on its way through the log, and who waits to hear that it was accepted."""
+
+    spec: TaskSpec
+    clients: list[Client]
+
+
 class Waiting:
     """Who waits for what, at the leader."""
 
     def __init__(self, waiting_max: int) -> None:
         self._waiting_max = waiting_max
-        self.accepting: dict[TaskId, list[Client]] = {}
+        self.accepting: dict[TaskId, Submitting] = {}
         """Submits proposed and not yet applied."""
         self.watching: dict[TaskId, list[Client]] = {}
         """Clients to tell when a task ends."""
@@ -73,15 +80,23 @@ class Waiting:
         self.asked = []
         return questions
 
-    def accept(self, client: Client, task_id: TaskId) -> bool:
+    def accept(self, client: Client, spec: TaskSpec) -> bool:
         """Remember who to tell once a submit commits; False if this id is on its way already."""
-        clients = self.accepting.get(task_id)
-        if clients is None:
-            self.accepting[task_id] = [client]
+        submitting = self.accepting.get(spec.task_id)
+        if submitting is None:
+            self.accepting[spec.task_id] = Submitting(spec, [client])
             return True
-        if client not in clients:
-            clients.append(client)
+        if client not in submitting.clients:
+            submitting.clients.append(client)
         return False
+
+    def is_taken(self, spec: TaskSpec) -> bool:
+        """Whether another task under this id is on its way: which of the two will have it is not known yet."""
+        submitting = self.accepting.get(spec.task_id)
+        if submitting is None:
+            return False
+        other = submitting.spec
+        return other.payload != spec.payload or other.capability != spec.capability
 
     def watch(self, client: Client, task_id: TaskId) -> None:
         clients = self.watching.get(task_id)
@@ -135,7 +150,8 @@ class Waiting:
     def _accepted(self, applied: Applied) -> list[tuple[Client, ClientReply]]:
         accepted: dict[Client, list[TaskId]] = {}
         for task_id in applied.submitted:
-            for client in self.accepting.pop(task_id, ()):
+            submitting = self.accepting.pop(task_id, None)
+            for client in submitting.clients if submitting is not None else ():
                 ids = accepted.get(client)
                 if ids is None:
                     ids = accepted[client] = []
@@ -144,7 +160,8 @@ class Waiting:
             (client, Accepted(applied.index, ids)) for client, ids in accepted.items()
         ]
         for task_id in applied.conflicts:
-            for client in self.accepting.pop(task_id, ()):
+            submitting = self.accepting.pop(task_id, None)
+            for client in submitting.clients if submitting is not None else ():
                 replies.append((client, TasksRefused([conflict(task_id)])))
         return replies
 
@@ -165,6 +182,11 @@ def conflict(task_id: TaskId) -> TaskRefusal:
 
 def unavailable(specs: Iterable[TaskSpec], why: str) -> TasksRefused:
     return TasksRefused([TaskRefusal(spec.task_id, Code.UNAVAILABLE, why) for spec in specs])
+
+
+def taken(spec: TaskSpec) -> TaskRefusal:
+    text = f"another task with id {spec.task_id!r} is being accepted; try again to learn whether it was"
+    return TaskRefusal(spec.task_id, Code.BACKPRESSURE, text, BACKPRESSURE_RETRY_MS)
 
 
 def backpressure(spec: TaskSpec, queued: int) -> TaskRefusal:
