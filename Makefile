@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --quiet --no-input --disable-pip-version-check
+# Twice quiet: warnings about how this machine finds packages are nobody else's business. Errors still show.
+PIP    := $(BIN)/python -m pip -qq --no-input --disable-pip-version-check
 
 SEEDS  ?= 500
 FIRST  ?= 0
