@@ -17,7 +17,8 @@ WAL_BYTES_KEPT_MAX = 64 << 20
 """A write-ahead log that grew while a snapshot was read is cut back to this."""
 CACHE_KIB = 32_768
 
-_CHECKED = """
+_DEFINITIONS = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
+_SETTINGS = """
     PRAGMA fullfsync = 1; PRAGMA checkpoint_fullfsync = 1; PRAGMA secure_delete = 0; PRAGMA temp_store = MEMORY;
     PRAGMA trusted_schema = 0;
 """
@@ -44,7 +45,7 @@ def connect(path: Path, *, exclusive: bool = False, read_only: bool = False) -> 
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT_MAX}")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        connection.executescript(_CHECKED)
+        connection.executescript(_SETTINGS)
     except BaseException:
         connection.close()
         raise
@@ -63,7 +64,7 @@ def opening(path: Path) -> Iterator[None]:
         yield
     except (sqlite3.OperationalError, OSError) as error:
         raise StoreRefused(f"{path} cannot be used: {error}.") from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # The latter: SQLite quoted what it could not read.
         raise StoreDamaged(f"{path} is damaged ({error}): this node must not take part with what is left.") from error
 
 
@@ -73,12 +74,29 @@ def refuse_lost_commits(path: Path) -> None:
         raise StoreDamaged(f"{path}-wal is damaged before its end: commits that were durable can no longer be read.")
 
 
-def refuse_later_schema(path: Path, connection: sqlite3.Connection) -> int:
-    """The version of the tables, 0 if there are none yet. Raises StoreRefused."""
+def ensure_tables(path: Path, connection: sqlite3.Connection, tables: str, *, may_be_new: bool) -> None:
+    """Make sure that the tables are there exactly as the script `tables` makes them; make them if they may be new.
+
+    Exactly: one flipped bit in `PRIMARY KEY` leaves a table that SQLite reads without complaint, and finds nothing in.
+
+    Raises:
+        StoreRefused: a later release wrote them.
+        StoreDamaged: there are none, or other ones.
+    """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > SCHEMA:
         raise StoreRefused(f"{path} was written by a later release (tables {version}, this one knows {SCHEMA}).")
-    return int(version)
+    if version == 0:
+        if not may_be_new:
+            raise StoreDamaged(f"{path} is empty: what was promised is lost.")
+        connection.executescript(f"BEGIN IMMEDIATE; {tables} PRAGMA user_version = {SCHEMA}; COMMIT;")
+    model = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        model.executescript(tables)
+        if connection.execute(_DEFINITIONS).fetchall() != model.execute(_DEFINITIONS).fetchall():
+            raise StoreDamaged(f"{path} is damaged: its tables are not as they were made.")
+    finally:
+        model.close()
 
 
 def refuse_malformed(path: Path, connection: sqlite3.Connection) -> None:

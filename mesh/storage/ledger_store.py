@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
 
 import msgspec
@@ -16,8 +16,8 @@ import msgspec
 from mesh.config import FINISHED_MAX
 from mesh.durable import LedgerMark, LedgerWrite, TaskRow
 from mesh.ids import TaskId
-from mesh.storage.checksums import finished_crc, task_crcs
-from mesh.storage.database import SCHEMA, connect, refuse_later_schema, refuse_lost_commits, sync_directory
+from mesh.storage.checksums import finished_crc, task_crcs, values_crc
+from mesh.storage.database import connect, ensure_tables, refuse_lost_commits, sync_directory
 from mesh.storage.faults import StoreDamaged
 from mesh.wire.codec import encode
 
@@ -27,15 +27,12 @@ IDS_PER_STATEMENT = 500
 # A table with a rowid takes new tasks at its end whatever their ids are: 10 us a row, against 38 us WITHOUT ROWID
 # (ids at random, records of 700 bytes). The index lets a start read what it needs of finished tasks, in order,
 # without their records.
-_TABLES = f"""
-BEGIN IMMEDIATE;
+_TABLES = """
 CREATE TABLE tasks (task_id TEXT PRIMARY KEY, state INTEGER, capability TEXT, finished INTEGER, fingerprint INTEGER,
                     key_crc INTEGER, crc INTEGER, record BLOB);
 CREATE INDEX tasks_finished ON tasks (finished, task_id, fingerprint, key_crc) WHERE finished > 0;
 CREATE TABLE events (idx INTEGER PRIMARY KEY, crc INTEGER, data BLOB);
-CREATE TABLE mark (id INTEGER PRIMARY KEY CHECK (id = 1), crc INTEGER, data BLOB);
-PRAGMA user_version = {SCHEMA};
-COMMIT;
+CREATE TABLE mark (id INTEGER PRIMARY KEY CHECK (id = 1), rows INTEGER, key_sum INTEGER, crc INTEGER, data BLOB);
 """
 
 _UPSERT = [
@@ -51,9 +48,23 @@ _EVENTS = [
 ]
 
 TASK_COLUMNS = "rowid, task_id, state, capability, finished, fingerprint, record, crc"
+_KEY_CRC = 5
+"""Position of `key_crc` in what is written of a row."""
 _SIGNED = 1 << 63
 _decode_mark = msgspec.msgpack.Decoder(LedgerMark).decode
 _T = TypeVar("_T")
+
+
+class Totals(NamedTuple):
+    """Of all rows of a table: how many, and the sum of their first checksums. Notices rows that are missing, of which
+    SQLite says nothing when the bit that flipped was in an index.
+    """
+
+    rows: int = 0
+    key_sum: int = 0
+
+    def plus(self, rows: int, key_sum: int) -> "Totals":
+        return Totals(self.rows + rows, self.key_sum + key_sum)
 
 
 class TableContents(msgspec.Struct, frozen=True):
@@ -68,13 +79,13 @@ class TableContents(msgspec.Struct, frozen=True):
 class LedgerStore:
     """One table file, open for writing. Methods raise sqlite3.Error or OSError when the disk fails."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, may_be_new: bool = False) -> None:
         self.path = path
         refuse_lost_commits(path)
         self._db = connect(path)
         try:
-            if refuse_later_schema(path, self._db) == 0:
-                self._db.executescript(_TABLES)
+            ensure_tables(path, self._db, _TABLES, may_be_new=may_be_new)
+            self._mark, self._totals = read_mark(self._db)
         except BaseException:
             self._db.close()
             raise
@@ -89,7 +100,8 @@ class LedgerStore:
         """
         self._db.execute("BEGIN IMMEDIATE")
         for ids in _slices(write.forgotten, IDS_PER_STATEMENT):
-            self._db.execute(f"DELETE FROM tasks WHERE task_id IN ({','.join('?' * len(ids))})", ids)
+            self._uncount(ids)
+            self._db.execute(f"DELETE FROM tasks WHERE task_id IN ({_marks(ids)})", ids)
         self._put(write.rows, write.events)
         self._db.execute("DELETE FROM events WHERE idx < ?", (write.events_from,))
         self._put_mark(write.mark)
@@ -112,29 +124,32 @@ class LedgerStore:
 
     def read(self) -> TableContents:
         """Mark, live rows and the ids of finished ones, each checked. Raises StoreDamaged."""
-        mark = read_mark(self._db)
         live = [
             task_row(row)
             for row in self._db.execute(f"SELECT {TASK_COLUMNS} FROM tasks WHERE finished = 0 ORDER BY rowid")
         ]
         rows = self._db.execute(
-            "SELECT task_id, finished, fingerprint, key_crc FROM tasks WHERE finished > 0"
-            " ORDER BY finished DESC LIMIT ?",
-            (FINISHED_MAX,),
+            "SELECT task_id, finished, fingerprint, key_crc FROM tasks WHERE finished > 0 ORDER BY finished"
         ).fetchall()
-        if mark is None and (live or rows):
-            raise StoreDamaged(f"{self.path} is damaged: it has rows, but no mark.")
         finished: list[tuple[TaskId, int]] = []
-        for task_id, number, signed, crc in reversed(rows):
+        for task_id, number, signed, crc in rows:
             fingerprint = signed if signed >= 0 else signed + 2 * _SIGNED
             if finished_crc(task_id, number, fingerprint) != crc:
                 raise StoreDamaged(f"{self.path} is damaged: task {task_id} is not as it was written.")
             finished.append((task_id, fingerprint))
-        return TableContents(mark, live, finished, rows[0][1] if rows else 0)
+        found = Totals(len(live) + len(rows), sum(task_crcs(row)[0] for row in live) + sum(row[3] for row in rows))
+        if found != self._totals:
+            raise StoreDamaged(
+                f"{self.path} is damaged: it has {found.rows} tasks, and not the {self._totals.rows} it had."
+            )
+        return TableContents(self._mark, live, finished[-FINISHED_MAX:], rows[-1][1] if rows else 0)
 
     def _put(self, rows: Sequence[TaskRow], events: Sequence[tuple[int, bytes]]) -> None:
-        for some in _slices(rows, ROWS_PER_STATEMENT):
-            self._db.execute(_UPSERT[len(some)], list(chain.from_iterable(map(_task_values, some))))
+        for some in _slices({row.task_id: row for row in rows}.values(), ROWS_PER_STATEMENT):
+            values = list(map(_task_values, some))
+            self._uncount([row.task_id for row in some])
+            self._db.execute(_UPSERT[len(some)], list(chain.from_iterable(values)))
+            self._totals = self._totals.plus(len(some), sum(value[_KEY_CRC] for value in values))
         for batch in _slices(events, ROWS_PER_STATEMENT):
             self._db.execute(
                 _EVENTS[len(batch)], [v for index, data in batch for v in (index, _event_crc(index, data), data)]
@@ -142,7 +157,20 @@ class LedgerStore:
 
     def _put_mark(self, mark: LedgerMark) -> None:
         data = encode(mark)
-        self._db.execute("INSERT OR REPLACE INTO mark VALUES (1, ?, ?)", (crc32(data), data))
+        values = (*self._totals, _mark_crc(self._totals, data), data)
+        self._db.execute("INSERT OR REPLACE INTO mark VALUES (1, ?, ?, ?, ?)", values)
+        self._mark = mark
+
+    def _uncount(self, task_ids: list[TaskId]) -> None:
+        """These rows, as far as they exist, are about to go or to change."""
+        rows, key_sum = self._db.execute(
+            f"SELECT count(*), ifnull(sum(key_crc), 0) FROM tasks WHERE task_id IN ({_marks(task_ids)})", task_ids
+        ).fetchone()
+        self._totals = self._totals.plus(-rows, -key_sum)
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ",".join("?" * len(values))
 
 
 def _slices(items: Iterable[_T], size: int) -> Iterable[list[_T]]:
@@ -155,6 +183,10 @@ def _task_values(row: TaskRow) -> tuple[Any, ...]:
     key_crc, crc = task_crcs(row)
     fingerprint = row.fingerprint if row.fingerprint < _SIGNED else row.fingerprint - 2 * _SIGNED
     return row.task_id, row.state, row.capability, row.finished, fingerprint, key_crc, crc, row.record
+
+
+def _mark_crc(totals: Totals, data: bytes) -> int:
+    return crc32(data, values_crc(*totals))
 
 
 def _event_crc(index: int, data: bytes) -> int:
@@ -181,11 +213,12 @@ def event_batch(index: int, crc: int, data: bytes) -> tuple[int, bytes]:
     return index, data
 
 
-def read_mark(connection: sqlite3.Connection) -> LedgerMark | None:
-    """Where the table stands; None if nothing was ever written. Raises StoreDamaged."""
-    row = connection.execute("SELECT crc, data FROM mark WHERE id = 1").fetchone()
+def read_mark(connection: sqlite3.Connection) -> tuple[LedgerMark | None, Totals]:
+    """Where the table stands (None if nothing was ever written), and what must be in it. Raises StoreDamaged."""
+    row = connection.execute("SELECT rows, key_sum, crc, data FROM mark").fetchone()
     if row is None:
-        return None
-    if type(row[1]) is not bytes or crc32(row[1]) != row[0]:
+        return None, Totals()
+    totals, data = Totals(*row[:2]), row[3]
+    if type(data) is not bytes or _mark_crc(totals, data) != row[2]:
         raise StoreDamaged("The task table is damaged: its mark is not as it was written.")
-    return _decode_mark(row[1])
+    return _decode_mark(data), totals

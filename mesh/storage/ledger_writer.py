@@ -72,7 +72,7 @@ class LedgerWriter:
         if effect.first:
             self._drop_staged()
             self._number += 1
-            self._staged = LedgerStore(self._directory.ledger(self._number))
+            self._staged = LedgerStore(self._directory.ledger(self._number), may_be_new=True)
             self._transfer = effect.transfer
         assert self._staged is not None and self._transfer == effect.transfer, (
             "a table is staged from its first rows on"

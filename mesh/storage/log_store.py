@@ -14,15 +14,14 @@ from mesh.durable import Entry, HardState, LedgerMark
 from mesh.effects import Persist
 from mesh.ids import LogIndex, Term
 from mesh.storage.checksums import entry_crc, values_crc
-from mesh.storage.database import SCHEMA, connect, refuse_later_schema, refuse_lost_commits, refuse_malformed
+from mesh.storage.database import connect, ensure_tables, refuse_lost_commits, refuse_malformed
 from mesh.storage.faults import StoreDamaged
 
 ROWS_PER_STATEMENT = 64
 """Each step of a statement gives the interpreter lock away and must get it back, which under load costs more than the
 step. So rows go in by the dozen."""
 
-_TABLES = f"""
-BEGIN IMMEDIATE;
+_TABLES = """
 CREATE TABLE entries (idx INTEGER PRIMARY KEY, term INTEGER, kind INTEGER, crc INTEGER, data BLOB);
 -- One row each. `tail` notices entries missing at the end, where no gap shows.
 CREATE TABLE tail (id INTEGER PRIMARY KEY CHECK (id = 1), last INTEGER);
@@ -31,10 +30,7 @@ CREATE TABLE start (id INTEGER PRIMARY KEY CHECK (id = 1), before_index INTEGER,
 CREATE TABLE owner (id INTEGER PRIMARY KEY CHECK (id = 1), node_id TEXT, cluster TEXT, crc INTEGER);
 CREATE TABLE run (id INTEGER PRIMARY KEY CHECK (id = 1), incarnation INTEGER, ledger INTEGER, crc INTEGER);
 CREATE TRIGGER tail_follows AFTER INSERT ON entries BEGIN UPDATE tail SET last = NEW.idx WHERE id = 1; END;
-INSERT INTO tail VALUES (1, 0);
-PRAGMA user_version = {SCHEMA};
 """
-
 _INSERT = ["INSERT INTO entries VALUES " + ",".join(["(?,?,?,?,?)"] * rows) for rows in range(ROWS_PER_STATEMENT + 1)]
 
 
@@ -58,13 +54,14 @@ class LogStore:
     """`log.db`, held exclusively. Methods raise sqlite3.Error or OSError when the disk fails, AssertionError when
     asked for what no correct core asks."""
 
-    def __init__(self, path: Path, *, node_id: str, cluster: str) -> None:
+    def __init__(self, path: Path, *, node_id: str, cluster: str, may_be_new: bool = False) -> None:
         self.path = path
         refuse_lost_commits(path)
         self._db = connect(path, exclusive=True)
         try:
-            if refuse_later_schema(path, self._db) == 0:
-                self._create(node_id, cluster)
+            ensure_tables(path, self._db, _TABLES, may_be_new=may_be_new)
+            if may_be_new and self._db.execute("SELECT count(*) FROM owner").fetchone() == (0,):
+                self._begin(node_id, cluster)
             refuse_malformed(path, self._db)
             self.node_id, self.cluster = self._one("owner", "node_id, cluster")
             self.incarnation, self.ledger_number = self._one("run", "incarnation, ledger")
@@ -74,22 +71,22 @@ class LogStore:
             self._db.close()
             raise
 
-    def _create(self, node_id: str, cluster: str) -> None:
-        self._db.executescript(_TABLES)
+    def _begin(self, node_id: str, cluster: str) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute("INSERT INTO tail VALUES (1, 0)")
         self._put("owner", node_id, cluster)
         self._put("run", 0, 1)
         self._put("start", 0, 0)
+        self._put("vote", 0, None)
         self._db.execute("COMMIT")
 
     def _put(self, table: str, *values: str | int | None) -> None:
         marks = ", ?" * (len(values) + 1)
         self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES (1{marks})", (*values, values_crc(table, *values)))
 
-    def _one(self, table: str, columns: str, default: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
+    def _one(self, table: str, columns: str) -> tuple[Any, ...]:
         """The only row of a table, checked."""
         row = self._db.execute(f"SELECT {columns}, crc FROM {table} WHERE id = 1").fetchone()
-        if row is None and default is not None:
-            return default
         if row is None or values_crc(table, *row[:-1]) != row[-1]:
             raise StoreDamaged(f"{self.path} is damaged: its {table} is not as it was written.")
         return tuple(row[:-1])
@@ -104,7 +101,7 @@ class LogStore:
 
     def read(self) -> LogContents:
         """Everything, each row checked. Raises StoreDamaged at the first that is wrong or missing."""
-        term, voted_for = self._one("vote", "term, voted_for", default=(0, None))
+        term, voted_for = self._one("vote", "term, voted_for")
         rows = self._db.execute(
             "SELECT idx, term, kind, data, crc FROM entries WHERE idx > ? ORDER BY idx", (self.before_index,)
         )

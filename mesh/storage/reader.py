@@ -13,9 +13,10 @@ from mesh.durable import TaskRow
 from mesh.effects import CloseSnapshot, LoadHistory, LoadRows, OpenSnapshot, ReadSnapshot
 from mesh.events import Event, HistoryLoaded, RowsLoaded, SnapshotOpened, SnapshotRead
 from mesh.ids import TaskId
+from mesh.storage.checksums import task_crcs
 from mesh.storage.database import connect
-from mesh.storage.faults import Fault
-from mesh.storage.ledger_store import IDS_PER_STATEMENT, TASK_COLUMNS, event_batch, read_mark, task_row
+from mesh.storage.faults import Fault, StoreDamaged
+from mesh.storage.ledger_store import IDS_PER_STATEMENT, TASK_COLUMNS, Totals, event_batch, read_mark, task_row
 
 SNAPSHOTS_MAX = 2
 """An open snapshot keeps the write-ahead log of the table growing; a third one closes the oldest."""
@@ -35,10 +36,29 @@ ReadEffect = LoadRows | LoadHistory | OpenSnapshot | ReadSnapshot | CloseSnapsho
 
 
 class _Snapshot:
+    """A read transaction on the table, and how far it was read: in the end, every row must have been there."""
+
     def __init__(self, path: Path) -> None:
         self.db = connect(path, read_only=True)
         self.db.execute("BEGIN")
+        self.mark, self._expected = read_mark(self.db)  # The first read fixes what the transaction sees.
         self.read_at_s = monotonic()
+        self._seen = Totals()
+        self._seen_until = ""
+
+    def count(self, after: str, rows: list[TaskRow], more: str) -> None:
+        """Note a page of rows. Raises StoreDamaged after the last one, if rows were missing."""
+        if after != self._seen_until:
+            return  # Asked for once more.
+        self._seen = self._seen.plus(len(rows), sum(task_crcs(row)[0] for row in rows))
+        self._seen_until = more
+        if more.startswith("r"):
+            return
+        self._seen_until = "all"
+        if self._seen != self._expected:
+            raise StoreDamaged(
+                f"The task table is damaged: {self._seen.rows} tasks of {self._expected.rows} are there."
+            )
 
 
 class Reader:
@@ -147,14 +167,12 @@ class Reader:
         self._close_snapshot(transfer)
         while len(self._snapshots) >= SNAPSHOTS_MAX:
             self._close_snapshot(next(iter(self._snapshots)))
-        snapshot = _Snapshot(self._path)
-        mark = read_mark(snapshot.db)  # The first read fixes what the transaction sees.
-        if mark is None:
-            snapshot.db.close()
+        snapshot = self._snapshots[transfer] = _Snapshot(self._path)
+        if snapshot.mark is None:
+            self._close_snapshot(transfer)
             self._post(SnapshotRead(transfer, [], [], GONE))
-            return
-        self._snapshots[transfer] = snapshot
-        self._post(SnapshotOpened(transfer, mark))
+        else:
+            self._post(SnapshotOpened(transfer, snapshot.mark))
 
     def _read_snapshot(self, effect: ReadSnapshot) -> None:
         """Tasks first, then events. Cursors are `r` or `e` and the last position sent; both are walked in order of
@@ -171,6 +189,7 @@ class Reader:
         more = ""
         if part == "r":
             more, size = _page_of_rows(snapshot.db, position, effect.bytes_max, rows)
+            snapshot.count(effect.after, rows, more)
             position = 0
         if not more:
             more = _page_of_events(snapshot.db, position, effect.bytes_max - size, events, at_least_one=not rows)

@@ -92,7 +92,9 @@ class Store:
         self._directory = Directory(data_dir, node_id=node_id, cluster=cluster)
         try:
             with opening(self._directory.log):
-                self._log = LogStore(self._directory.log, node_id=node_id, cluster=cluster)
+                self._log = LogStore(
+                    self._directory.log, node_id=node_id, cluster=cluster, may_be_new=not self._directory.complete
+                )
         except BaseException:
             self._directory.release()
             raise
@@ -118,7 +120,7 @@ class Store:
             raise StoreDamaged(f"{directory.path} has lost its identity, but holds a log: nobody knows whose it is.")
         directory.drop_ledgers_but(log.ledger_number)
         with opening(path):
-            ledger = LedgerStore(path)
+            ledger = LedgerStore(path, may_be_new=not directory.complete)
             sync_directory(directory.path)
         with opening(log.path):
             directory.finish_creation()

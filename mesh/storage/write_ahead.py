@@ -29,10 +29,8 @@ _Sum = tuple[int, int]
 
 class _Frame(NamedTuple):
     commits: bool
-    current: bool
-    """Its salts are those of the file header: not left over from before the log was last begun anew."""
     follows: bool
-    """Its checksum continues that of the frame before it, as that one states it."""
+    """It belongs to this generation of the log, and its checksum continues that of the frame before it."""
 
 
 class _Checksum:
@@ -83,28 +81,29 @@ def lost_commits(path: Path) -> bool:
 
 
 def _frames(file: BinaryIO, checksum: _Checksum, page_bytes: int, salts: _Sum, seed: _Sum) -> Iterator[_Frame]:
-    whole = _FRAME_HEADER.size + page_bytes
-    while len(data := file.read(whole)) == whole:
+    """A frame may follow what the one before it states as its checksum, or what that should have been."""
+    seeds = (seed, seed)
+    while len(data := file.read(_FRAME_HEADER.size + page_bytes)) == _FRAME_HEADER.size + page_bytes:
         page, commit_pages, salt0, salt1, sum0, sum1 = _FRAME_HEADER.unpack_from(data)
-        current = (salt0, salt1) == salts
-        follows = current and page != 0 and checksum(seed, data[:8] + data[_FRAME_HEADER.size :]) == (sum0, sum1)
-        yield _Frame(commits=commit_pages != 0, current=current, follows=follows)
-        seed = (sum0, sum1)
+        stated = (sum0, sum1)
+        if (salt0, salt1) != salts or page == 0:
+            yield _Frame(commits=commit_pages != 0, follows=False)
+            seeds = (stated, stated)
+            continue
+        content = data[:8] + data[_FRAME_HEADER.size :]
+        computed = checksum(seeds[0], content)
+        follows = computed == stated or (seeds[1] != seeds[0] and checksum(seeds[1], content) == stated)
+        yield _Frame(commits=commit_pages != 0, follows=follows)
+        seeds = (stated, computed)
 
 
 def _commit_behind_a_gap(frames: Iterator[_Frame]) -> bool:
-    """SQLite stops at the first frame that does not follow. Look for a commit from there on with a good frame behind
-    it.
+    """SQLite stops at the first frame that does not follow. Is there a commit from there on with a good frame behind
+    it?
     """
+    last = next((frame for frame in frames if not frame.follows), None)
     for frame in frames:
-        if not frame.follows:
-            break
-    else:
-        return False
-    while True:
-        later = next(frames, None)
-        if later is None:
-            return False
-        if frame.current and frame.commits and later.follows:
+        if last is not None and last.commits and frame.follows:
             return True
-        frame = later
+        last = frame
+    return False

@@ -142,7 +142,7 @@ def test_a_crash_while_the_directory_is_made_costs_nothing(tmp_path: Path) -> No
     """The identity is written last. Until then nothing was promised, and the next start goes on from there."""
     half = tmp_path / "half"
     half.mkdir()
-    LogStore(half / "log.db", node_id="n1", cluster="mesh-1").close()
+    LogStore(half / "log.db", node_id="n1", cluster="mesh-1", may_be_new=True).close()
     with disk(half) as opened:
         assert opened.recovered == EMPTY
         assert opened.store.incarnation == 1

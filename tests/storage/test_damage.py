@@ -1,0 +1,254 @@
+"""Bits rot. A node that starts from what is left of its promises can lose what a quorum had accepted (consensus D3).
+
+A running store is copied as it stands: what a crash would leave. Then one bit of the copy is flipped.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mesh.durable import Recovered
+from mesh.effects import LoadHistory, LoadRows, OpenSnapshot, ReadSnapshot, TrimLog, WriteLedger
+from mesh.events import DiskFailed, LedgerWritten, SnapshotOpened
+from mesh.ids import LogIndex, TaskId, Term
+from mesh.storage.faults import StoreDamaged, StoreRefused
+from mesh.storage.write_ahead import lost_commits
+from tests.storage.disk import disk, entries, entry, ledger_write, recovered_from, task, vote
+
+WAL_HEADER = 32
+FRAME = 24 + 4_096
+
+
+def _crash_image(tmp_path: Path) -> Path:
+    """Ten commits in the write-ahead log, the last of them entry 9."""
+    image = tmp_path / "image"
+    with disk(tmp_path / "n1") as opened:
+        opened.persist(1, vote=vote(3, "n2"))
+        for index in range(1, 10):
+            opened.persist(1 + index, entry(index, term=3, data=bytes([index]) * 100))
+            opened.durable(1 + index)
+        rows = [task(f"live {n}") for n in range(20)] + [task(f"finished {n}", finished=n) for n in range(1, 20)]
+        opened.store.perform(WriteLedger(ledger_write(5, *rows, term=3, events=((5, b"events"),))))
+        opened.next(LedgerWritten)
+        shutil.copytree(tmp_path / "n1", image)
+    return image
+
+
+def _clean_image(tmp_path: Path) -> Path:
+    """The same after an orderly stop: everything is in the database files, nothing in a write-ahead log."""
+    image = _crash_image(tmp_path)
+    recovered_from(image)
+    assert sorted(file.name for file in image.iterdir()) == ["identity.json", "ledger-1.db", "lock", "log.db"]
+    return image
+
+
+def _flip(file: Path, offset: int, bit: int = 0) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(offset)
+        (byte,) = opened.read(1)
+        opened.seek(offset)
+        opened.write(bytes([byte ^ (1 << bit)]))
+
+
+def _copy(image: Path, to: Path) -> Path:
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(image, to)
+    return to
+
+
+def test_a_crash_loses_nothing(tmp_path: Path) -> None:
+    image = _crash_image(tmp_path)
+    assert (image / "log.db-wal").stat().st_size > 10 * FRAME
+    found = recovered_from(image)
+    assert (found.hard_state, [entry.index for entry in found.entries]) == (vote(3, "n2"), list(range(1, 10)))
+    assert (len(found.live), len(found.finished)) == (20, 19)
+
+
+def test_a_write_ahead_log_cut_off_anywhere_is_a_crash(tmp_path: Path) -> None:
+    """The commit under way was never answered. What comes before it is whole; nothing is refused."""
+    wal = _crash_image(tmp_path) / "log.db-wal"
+    whole = wal.read_bytes()
+    for size in range(0, len(whole), 1_021):
+        wal.write_bytes(whole[:size])
+        assert not lost_commits(wal), size
+
+
+def test_pages_of_the_last_commit_that_never_reached_the_disk_are_a_crash(tmp_path: Path) -> None:
+    """They may be written in any order before the sync: the end can be there and the beginning not."""
+    image = _crash_image(tmp_path)
+    last_two = (image / "log.db-wal").stat().st_size - 2 * FRAME
+    _flip(image / "log.db-wal", last_two + 100)
+    found = recovered_from(image)
+    assert [entry.index for entry in found.entries] == list(range(1, 9))
+
+
+def test_no_bit_of_a_durable_commit_can_be_lost_unnoticed(tmp_path: Path) -> None:
+    """SQLite would forget everything from the flipped bit on, and say nothing."""
+    wal = _crash_image(tmp_path) / "log.db-wal"
+    last_commit = wal.stat().st_size - 2 * FRAME
+    offsets = [*range(WAL_HEADER), *range(WAL_HEADER, last_commit, 397)]
+    for start in range(WAL_HEADER, last_commit, FRAME):
+        offsets += range(start, start + 24)
+    for offset in offsets:
+        _flip(wal, offset, bit=offset % 8)
+        assert lost_commits(wal), offset
+        _flip(wal, offset, bit=offset % 8)
+    assert not lost_commits(wal)
+
+
+def test_frames_from_before_the_log_was_begun_anew_mean_nothing(tmp_path: Path) -> None:
+    """After a checkpoint SQLite writes over the old frames from the front; those still there are older."""
+    with disk(tmp_path / "n1") as opened:
+        for token in range(1, 5):
+            opened.persist(token, entry(token, data=bytes(3_000_000)))
+            opened.durable(token)
+        opened.persist(5, entry(5))
+        opened.durable(5)
+        wal = tmp_path / "n1" / "log.db-wal"
+        assert wal.stat().st_size > 2_000_000
+        image = shutil.copytree(tmp_path / "n1", tmp_path / "image")
+    assert not lost_commits(image / "log.db-wal")
+    _flip(image / "log.db-wal", 1_500_000)
+    assert not lost_commits(image / "log.db-wal")
+    assert len(recovered_from(image).entries) == 5
+
+
+@pytest.mark.parametrize("name", ["log.db-wal", "ledger-1.db-wal"])
+def test_a_node_with_a_damaged_write_ahead_log_is_refused_each_time(tmp_path: Path, name: str) -> None:
+    """Looking at it must not repair it: the second start is refused as the first was."""
+    image = _crash_image(tmp_path)
+    if name == "ledger-1.db-wal":
+        with disk(image) as opened:
+            for index in (6, 7, 8):
+                opened.store.perform(WriteLedger(ledger_write(index, task("more"), term=3)))
+                opened.next(LedgerWritten)
+            image = shutil.copytree(image, tmp_path / "image 2")
+    _flip(image / name, WAL_HEADER + 200)
+    for _ in range(2):
+        with pytest.raises(StoreDamaged, match=f"{name} is damaged before its end"):
+            recovered_from(image)
+
+
+def _same_or_refused(image: Path, work: Path, name: str, stride: int) -> tuple[int, int]:
+    """Flip a bit every `stride` bytes. Returns how often nothing was lost, and how often the start was refused."""
+    expected = recovered_from(_copy(image, work))
+    same = refused = 0
+    for offset in range(0, (image / name).stat().st_size, stride):
+        _flip(_copy(image, work) / name, offset, bit=offset % 8)
+        try:
+            found: Recovered | None = recovered_from(work)
+        except StoreRefused:
+            refused += 1
+            continue
+        assert found == expected, f"bit {offset % 8} of byte {offset}"
+        same += 1
+    return same, refused
+
+
+@pytest.mark.parametrize("name", ["log.db", "ledger-1.db"])
+def test_no_bit_of_a_database_can_change_what_is_recovered(tmp_path: Path, name: str) -> None:
+    """Either it was a bit that holds nothing, or the start is refused."""
+    same, refused = _same_or_refused(_clean_image(tmp_path), tmp_path / "work", name, stride=331)
+    assert same > 0 and refused > 5
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"entry 42", "entry 42 is not as it was written"),
+        (b"record of live", "task live is not as it was written"),
+        (b"digest 60", "its mark is not as it was written"),
+    ],
+)
+def test_a_flipped_bit_in_a_record(tmp_path: Path, content: bytes, sentence: str) -> None:
+    with disk(tmp_path) as opened:
+        opened.persist(1, *entries(1, 60))
+        opened.durable(1)
+        opened.store.perform(WriteLedger(ledger_write(60, task("live"))))
+        opened.next(LedgerWritten)
+    for file in (tmp_path / "log.db", tmp_path / "ledger-1.db"):
+        at = file.read_bytes().find(content)
+        if at >= 0:
+            _flip(file, at)
+    with pytest.raises(StoreDamaged, match=sentence):
+        recovered_from(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "effect", [LoadRows(1, []), LoadRows(1, [TaskId("a")]), LoadHistory(1, 0), ReadSnapshot(1, "", 1)]
+)
+def test_a_damaged_row_is_never_passed_on(tmp_path: Path, effect: LoadRows | LoadHistory | ReadSnapshot) -> None:
+    """A start does not read the records of finished tasks. Whoever does, checks: the node is then out of office."""
+    with disk(tmp_path) as opened:
+        opened.store.perform(WriteLedger(ledger_write(1, task("a", finished=1), events=((1, b"events of 1"),))))
+        opened.next(LedgerWritten)
+    for content in (b"record of a", b"events of 1"):
+        _flip(tmp_path / "ledger-1.db", (tmp_path / "ledger-1.db").read_bytes().find(content))
+    with disk(tmp_path) as opened:
+        if isinstance(effect, ReadSnapshot):
+            opened.store.perform(OpenSnapshot(1))
+            opened.next(SnapshotOpened)
+        opened.store.perform(effect)
+        assert "not as" in opened.next(DiskFailed).reason
+    assert opened.events.empty()
+
+
+# --- files that do not belong together --------------------------------------------------------------------------------
+
+
+def _older_table(data_dir: Path, keep: Path) -> None:
+    """A log trimmed to 51 with a table at 90, and in `keep` the table as it was at 10."""
+    with disk(data_dir) as opened:
+        opened.persist(1, *entries(1, 100))
+        opened.durable(1)
+        opened.store.perform(WriteLedger(ledger_write(10)))
+        opened.next(LedgerWritten)
+    shutil.copy(data_dir / "ledger-1.db", keep)
+    with disk(data_dir) as opened:
+        opened.store.perform(WriteLedger(ledger_write(90)))
+        opened.next(LedgerWritten)
+        opened.store.perform(TrimLog(LogIndex(51), Term(1)))
+
+
+def test_a_table_older_than_the_start_of_the_log_is_refused(tmp_path: Path) -> None:
+    """Somebody restored half a backup. Entries 11 to 50 are in neither file (NATS PR 7620)."""
+    _older_table(tmp_path / "n1", tmp_path / "old.db")
+    shutil.copy(tmp_path / "old.db", tmp_path / "n1" / "ledger-1.db")
+    with pytest.raises(StoreDamaged, match="starts after entry 50, but the task table stands at 10"):
+        recovered_from(tmp_path / "n1")
+
+
+def test_an_empty_table_under_a_trimmed_log_is_refused(tmp_path: Path) -> None:
+    _older_table(tmp_path / "n1", tmp_path / "old.db")
+    with disk(tmp_path / "fresh"):
+        pass
+    shutil.copy(tmp_path / "fresh" / "ledger-1.db", tmp_path / "n1" / "ledger-1.db")
+    with pytest.raises(StoreDamaged, match="the task table that covers it is empty"):
+        recovered_from(tmp_path / "n1")
+
+
+@pytest.mark.parametrize("name", ["log.db", "ledger-1.db", "identity.json"])
+@pytest.mark.parametrize(
+    "spoil", [lambda _: b"", lambda data: b"\xff" * len(data), lambda data: data[: len(data) // 2]]
+)
+def test_a_spoiled_file_is_refused(tmp_path: Path, name: str, spoil: Callable[[bytes], bytes]) -> None:
+    """Empty, overwritten, cut in half: never taken for a new one."""
+    image = _clean_image(tmp_path)
+    (image / name).write_bytes(spoil((image / name).read_bytes()))
+    with pytest.raises(StoreRefused):
+        recovered_from(image)
+
+
+@pytest.mark.parametrize("name", ["log.db", "ledger-1.db"])
+def test_tables_of_a_later_release_are_refused(tmp_path: Path, name: str) -> None:
+    """And left alone: the later release can still start from them."""
+    image = _clean_image(tmp_path)
+    with (image / name).open("r+b") as file:
+        file.seek(60)  # The user version (sqlite.org/fileformat2.html 1.3).
+        file.write((2).to_bytes(4, "big"))
+    before = (image / name).read_bytes()
+    with pytest.raises(StoreRefused, match=r"later release \(tables 2, this one knows 1\)"):
+        recovered_from(image)
+    assert (image / name).read_bytes() == before
