@@ -1,0 +1,93 @@
+"""Who counts in a quorum: the history of configurations is cut with the log."""
+
+import msgspec
+import pytest
+
+from mesh.durable import Configuration, Member
+from mesh.ids import LogIndex, NodeId
+from mesh.raft.configuration import ConfigurationHistory, decode, is_single_change, member_ids
+from tests.raft.cast import ANA, BEN, EVA, KAI, encoded, founding
+
+TRIO = founding(ANA, BEN, EVA)
+QUARTET = founding(ANA, BEN, EVA, KAI)
+
+
+def test_members_are_voters_then_learners() -> None:
+    assert member_ids(founding(BEN, ANA, learners=(KAI,))) == (BEN, ANA, KAI)
+
+
+def test_a_configuration_survives_its_bytes() -> None:
+    configuration = founding(ANA, BEN, learners=(KAI,))
+    assert decode(encoded(configuration)) == configuration
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff rubbish",
+        encoded(founding()),
+        encoded(founding(ANA, ANA)),
+        encoded(founding(ANA, learners=(ANA,))),
+        msgspec.msgpack.encode([1, 2]),
+    ],
+    ids=["empty", "rubbish", "no voter", "a voter twice", "voter and learner", "wrong types"],
+)
+def test_bytes_no_mesh_could_run_under_are_none(data: bytes) -> None:
+    assert decode(data) is None
+
+
+@pytest.mark.parametrize(
+    ("new", "allowed"),
+    [
+        (TRIO, True),
+        (QUARTET, True),
+        (founding(ANA, BEN), True),
+        (founding(ANA), False),
+        (founding(ANA, BEN, KAI), False),
+        (founding(ANA, BEN, EVA, learners=(KAI,)), True),
+        (founding(ANA, BEN, learners=(EVA,)), True),
+    ],
+)
+def test_one_voter_at_a_time(new: Configuration, allowed: bool) -> None:
+    """Thesis 4.1: majorities of configurations one voter apart always share a node. ana, ben, eva before."""
+    assert is_single_change(TRIO, new) is allowed
+
+
+def test_the_last_one_appended_is_in_force_and_a_cut_brings_back_the_one_before() -> None:
+    history = ConfigurationHistory(LogIndex(1), TRIO)
+    history.append(LogIndex(5), QUARTET)
+    assert (history.index, history.latest, history.voter_ids) == (5, QUARTET, (ANA, BEN, EVA, KAI))
+    assert history.members == {ANA, BEN, EVA, KAI}
+    history.truncate(LogIndex(6))
+    assert history.latest == QUARTET
+    history.truncate(LogIndex(5))
+    assert (history.index, history.latest, history.voter_ids) == (1, TRIO, (ANA, BEN, EVA))
+
+
+def test_the_oldest_is_never_cut() -> None:
+    history = ConfigurationHistory(LogIndex(4), TRIO)
+    history.truncate(LogIndex(2))
+    assert (history.index, history.latest) == (4, TRIO)
+
+
+def test_compaction_keeps_the_one_in_force_at_the_new_start() -> None:
+    """Configurations at 1, 5 and 9. A log that starts after 7 still needs the one of 5, for 9 may be cut."""
+    history = ConfigurationHistory(LogIndex(1), founding(ANA))
+    history.append(LogIndex(5), founding(ANA, BEN))
+    history.append(LogIndex(9), TRIO)
+    history.compact(LogIndex(7))
+    history.truncate(LogIndex(8))
+    assert (history.index, history.latest) == (5, founding(ANA, BEN))
+
+
+def test_configurations_come_in_log_order() -> None:
+    history = ConfigurationHistory(LogIndex(5), TRIO)
+    with pytest.raises(AssertionError, match="log order"):
+        history.append(LogIndex(5), QUARTET)
+
+
+def test_addresses_travel_with_the_members() -> None:
+    data = encoded(Configuration((Member(NodeId("ana"), "10.0.0.1:7000"),)))
+    found = decode(data)
+    assert found is not None and found.voters[0].address == "10.0.0.1:7000"
