@@ -247,6 +247,7 @@ class AgentProcess:
 
     def _end(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
         if self._running.pop(attempt.lease, None) is not None:  # Else it was stopped, and nobody asks.
+            attempt.context = None  # The two hold each other; parted, they need no garbage collector.
             self._outcomes.append(outcome)
             self._wake()
 

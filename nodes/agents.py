@@ -11,13 +11,13 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO
 
 from mesh.config import PAYLOAD_BYTES_MAX
 from mesh.effects import CheckpointKept, StartAttempts, StopAttempts
 from mesh.events import AgentsReady, AttemptsEnded, AttemptsStarted, CheckpointOffered, Event
 from mesh.messages import AttemptOrder, AttemptOutcome, Lease
 from nodes.agent_child import Child
+from nodes.agent_log import AgentLog
 from nodes.agent_wire import AgentWord, Began, Ended, Hello, Kept, Offered, Refusal
 
 RESPAWN_S_MIN = 0.1
@@ -35,9 +35,6 @@ BEGAN_AFTER_S = 0.02
 
 ORDER_BYTES_MAX = 2 * PAYLOAD_BYTES_MAX + 4_096
 """Payload and checkpoint of one order together."""
-
-LOG_BYTES_MAX = 16 << 20
-"""An agent.log longer than this is set aside as agent.log.1 when the node starts."""
 
 
 _STRANGE = object()
@@ -79,6 +76,8 @@ class Pool:
 
     def _feed(self) -> None:
         """Hand out what waits, as far as there is room, and see to more room."""
+        if not self._owner.serving:
+            return
         waiting = self._waiting
         for child in self.children:
             if not waiting:
@@ -91,7 +90,7 @@ class Pool:
                     self._owner.loop.call_later(BEGAN_AFTER_S, self._began, child, orders)
         coming = sum(not child.ready for child in self.children)
         wanted = len(waiting) - coming if not self._eager else self._size_max
-        while wanted > 0 and len(self.children) < self._size_max and self._pausing is None and not self._owner.stopping:
+        while wanted > 0 and len(self.children) < self._size_max and self._pausing is None:
             wanted -= 1
             try:
                 self.spawn()
@@ -131,9 +130,10 @@ class Pool:
         self._owner.tell(started, offered, ended)
 
     def _died(self, child: Child, how: str) -> None:
+        """Every change here comes before anything is told: whoever hears it may give new orders at once."""
         self.children.remove(child)
         error = f"agent process died ({how})"
-        self._owner.tell(ended=[AttemptOutcome(*lease, b"", error) for lease in child.running])
+        ended = [AttemptOutcome(*lease, b"", error) for lease in child.running]
         if child.doomed:
             pass
         elif not child.ready:
@@ -142,8 +142,8 @@ class Pool:
             if self._owner.loop.time() - child.born >= LIVED_S:
                 self._pause_s = RESPAWN_S_MIN
             self._pause()
-        if not self._owner.stopping:
-            self._feed()
+        self._feed()
+        self._owner.tell(ended=ended)
 
     def _setback(self, sentence: str) -> None:
         """A process that could not be brought up: nothing that waits can be run here now."""
@@ -154,7 +154,7 @@ class Pool:
         self._owner.tell(ended=[AttemptOutcome(o.task_id, o.token, b"", error, sentence) for o in orders])
 
     def _pause(self) -> None:
-        if self._pausing is None and not self._owner.stopping:
+        if self._pausing is None and self._owner.serving:
             self._pausing = self._owner.loop.call_later(self._pause_s, self._resume)
             self._pause_s = min(self._pause_s * 2, RESPAWN_S_MAX)
 
@@ -219,13 +219,14 @@ class Agents:
         self._turn_ended = turn_ended
         self._environment = _environment(node_id, peer_address, secret_file)
         self._log_dir = log_dir
-        self._output: IO[bytes] | None = None
+        self._log: AgentLog | None = None
         self._capabilities: tuple[str, ...] = ()
         self._solo_names: frozenset[str] = frozenset()
         self._first: asyncio.Future[None] | None = None
         self._node_id = node_id
         slots = max(slots, 1)
-        self.stopping = False
+        self.serving = False
+        """Between start and stop: processes are started, and events posted."""
         self.loop: asyncio.AbstractEventLoop
         command = [sys.executable, "-P", "-m", "nodes.agent_process", "--node", self._node_id]
         shared = [*command, "--slots", str(slots), *self._apps]
@@ -239,10 +240,12 @@ class Agents:
         No apps: no process, and (). Raises AgentsRefused, after 30 s at the latest.
         """
         self.loop = asyncio.get_running_loop()
+        self.serving = True
         if self._apps:
-            self._open_log()
             self._first = self.loop.create_future()
             try:
+                if self._log_dir is not None:
+                    self._log = AgentLog(self._log_dir, self.loop)
                 self._shared.spawn()
                 await self._first
             except (AgentsRefused, OSError) as error:
@@ -283,21 +286,21 @@ class Agents:
         else:
             self._shared.start(fit)
         if refused:
-            self.loop.call_soon(self._deliver, [AttemptsEnded(refused)])
+            asyncio.get_running_loop().call_soon(self._deliver, [AttemptsEnded(refused)])
 
     async def stop(self, grace_s: float) -> None:
         """End all agent processes: cancel what runs, let it clean up for `grace_s`, kill the rest. Posts nothing more.
 
         Returns when all are dead.
         """
-        self.stopping = True
+        self.serving = False
         for pool in (self._shared, self._solo):
             pool.close()
         children = [*self._shared.children, *self._solo.children]
         await asyncio.gather(*(child.leave(grace_s) for child in children))
-        if self._output is not None:
-            self._output.close()
-            self._output = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
     def pids(self) -> list[int]:
         """Process ids: the shared one first."""
@@ -315,7 +318,7 @@ class Agents:
             self.loop,
             command,
             environment=self._environment,
-            output=self._output,
+            output=None if self._log is None else self._log.file,
             on_words=on_words,
             on_death=on_death,
         )
@@ -359,18 +362,10 @@ class Agents:
             self._deliver(events)
 
     def _deliver(self, events: Sequence[Event]) -> None:
-        if not self.stopping:
+        if self.serving:
             for event in events:
                 self._post(event)
             self._turn_ended()
-
-    def _open_log(self) -> None:
-        if self._log_dir is not None:
-            self._log_dir.mkdir(parents=True, exist_ok=True)
-            path = self._log_dir / "agent.log"
-            if path.exists() and path.stat().st_size > LOG_BYTES_MAX:
-                path.replace(self._log_dir / "agent.log.1")
-            self._output = path.open("ab", buffering=0)
 
 
 def _environment(node_id: str, peer_address: str, secret_file: Path | None) -> dict[str, str]:

@@ -262,3 +262,15 @@ async def ignores_sigterm(ctx: Context) -> None:
 @app.task()
 async def saves_too_much(ctx: Context) -> None:
     await ctx.checkpoint(b"x" * (1 << 20))
+
+
+@app.task()
+async def submits(ctx: Context, count: int) -> list[Any]:
+    handles = [await ctx.submit("whole", [i], task_id=f"{ctx.task_id}/{i}") for i in range(count)]
+    return [await handle.result(20) for handle in handles]
+
+
+@app.task()
+def submits_in_thread(ctx: Context, count: int) -> list[Any]:
+    handles = [ctx.submit("whole", [i], task_id=f"{ctx.task_id}/{i}", priority="high") for i in range(count)]
+    return [handle.result(20) for handle in handles]

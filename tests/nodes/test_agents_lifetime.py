@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mesh.events import AgentsReady
+from nodes.agent_log import LOG_BYTES_MAX, shorten
 from nodes.agents import Agents, AgentsRefused
 from tests.nodes.cast import APP, Ana, ana, dies, play
 
@@ -181,6 +182,7 @@ import asyncio, sys
 from mesh.effects import StartAttempts
 from mesh.events import AttemptsStarted
 from mesh.messages import AttemptOrder
+from nodes.agent_log import LOG_BYTES_MAX, shorten
 from nodes.agents import Agents
 
 async def main():
@@ -230,15 +232,18 @@ def test_what_handlers_print_is_in_the_log(tmp_path: Path) -> None:
 
 
 def test_a_long_log_is_set_aside(tmp_path: Path) -> None:
-    (tmp_path / "agent.log").write_bytes(b"old" * (6 << 20))
-
-    async def story() -> None:
-        async with ana(log_dir=tmp_path) as node:
-            await node.run("speaks")
-        assert (tmp_path / "agent.log.1").stat().st_size == 18 << 20
-        assert (tmp_path / "agent.log").stat().st_size < 1_000
-
-    play(story)
+    """Whoever has it open for appending goes on in the shortened one."""
+    log = tmp_path / "agent.log"
+    with log.open("ab", buffering=0) as handler:
+        handler.write(b"short")
+        shorten(log)
+        assert [path.name for path in tmp_path.iterdir()] == ["agent.log"]
+        handler.write(b"x" * LOG_BYTES_MAX)
+        shorten(log)
+        assert (tmp_path / "agent.log.1").stat().st_size == LOG_BYTES_MAX + 5
+        handler.write(b"new")
+    assert log.read_bytes() == b"new"
+    shorten(tmp_path / "gone")
 
 
 def test_agents_can_be_stopped_before_they_start() -> None:
