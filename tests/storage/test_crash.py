@@ -73,7 +73,8 @@ def test_a_full_disk_is_reported_once_and_nothing_is_promised_after_it(tmp_path:
     said = _lines(tmp_path, "full")
     failed = [line for line in said if line.startswith("failed")]
     assert len(failed) == 1 and "writing the" in failed[0]
-    assert said[-1] == failed[0]
+    late = said[said.index(failed[0]) + 1 :]  # The other writer may have been in the middle of a write that succeeded.
+    assert not [line for line in late if "durable" in line.lower() or "DiskFailed" in line]
     with disk(tmp_path) as opened:
         assert opened.recovered.entries[-1].index >= max(_numbers(said, "durable"))
         opened.persist(1, entry(opened.recovered.entries[-1].index + 1))
