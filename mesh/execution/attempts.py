@@ -26,6 +26,8 @@ class Attempts:
         """Outcomes not answered yet."""
         self.checkpoints: dict[TaskId, CheckpointReport] = {}
         """Checkpoints not answered yet; their handlers wait."""
+        self.over: dict[TaskId, FencingToken] = {}
+        """Leases the leader called over before our own ledger has come to their grant: a late grant is not taken on."""
         self.unsent: list[AttemptOutcome] = []
         """Outcomes of this turn."""
         self.unsent_started: list[Lease] = []
@@ -43,6 +45,8 @@ class Attempts:
         to_stop: list[Lease] = []
         running = self.running
         for order in orders:
+            if self.over.get(order.task_id, 0) >= order.token:
+                continue
             known = running.get(order.task_id)
             if known is not None:
                 if known.token >= order.token:
@@ -99,10 +103,12 @@ class Attempts:
         if outcome is not None and outcome.token <= token:
             del self.outbox[task_id]
 
-    def stop(self, leases: list[Lease]) -> list[Lease]:
-        """These leases are over. Returns those of them that run here."""
+    def stop(self, leases: list[Lease], applied_index: int) -> list[Lease]:
+        """These leases are over. Returns those of them that run here. Our ledger stands at `applied_index`."""
         stopped: list[Lease] = []
         for task_id, token in leases:
+            if token > applied_index and token > self.over.get(task_id, 0):
+                self.over[task_id] = token
             attempt = self.running.get(task_id)
             if attempt is not None and attempt.token <= token:
                 del self.running[task_id]
@@ -110,6 +116,10 @@ class Attempts:
                 stopped.append((task_id, attempt.token))
             self.settle(task_id, token)
         return stopped
+
+    def caught_up(self, applied_index: int) -> None:
+        """Our ledger knows now what became of grants up to here."""
+        self.over = {task_id: token for task_id, token in self.over.items() if token > applied_index}
 
     def take_unsent(self) -> tuple[list[AttemptOutcome], list[Lease]]:
         """What happened this turn and is to be told the leader: outcomes, and attempts that began and still run."""
