@@ -5,7 +5,7 @@ put on record, because it is the trace of a node that woke up too late.
 """
 
 from mesh.ids import FencingToken, TaskId
-from mesh.ledger.applied import ALREADY, DONE, FENCED, REFUSED, UNKNOWN
+from mesh.ledger.applied import ALREADY, DONE, FENCED, UNKNOWN
 from mesh.ledger.commands import CancelTask, CompleteTask, FailAttempt
 from mesh.ledger.leasing import leased, requeue, take_back
 from mesh.ledger.retry import backoff_ms
@@ -66,8 +66,7 @@ def cancel(table: Table, command: CancelTask, position: int) -> int:
     task = table.tasks.get(command.task_id)
     if task is None:
         return ALREADY if command.task_id in table.finished else UNKNOWN
-    if task.state not in CANCEL:
-        return REFUSED
+    assert task.state in CANCEL, "whatever is in the table can be cancelled"
     if task.state in (DISPATCHED, RUNNING):
         take_back(table, task)
     table.queue.remove(task)

@@ -21,6 +21,7 @@ def submit(table: Table, command: SubmitTask, position: int) -> int:
         happening = Happening(now.index, now.at_ms, _SUBMITTED, "", task_id, 0, 0, spec.source)  # type: ignore[arg-type]
         task = Task(spec, now.index * ORDERS_PER_ENTRY + position, state, now.at_ms, [happening])
         task.not_before_ms = spec.not_before_ms
+        task.checkpoint = spec.checkpoint
         table.tasks[task_id] = task
         table.counts[state] += 1
         table.changed[task_id] = task

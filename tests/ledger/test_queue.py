@@ -1,0 +1,135 @@
+"""Who is next: lower number first, first come first served within a priority (S0-12, S1-09)."""
+
+from mesh.ids import TaskId
+from mesh.ledger.queue import Queue
+from mesh.ledger.task import DISPATCHED, PENDING, SCHEDULED, Task
+from mesh.messages import TaskSpec
+
+
+def task(name: str, order: int, *, priority: int = 5, state: int = PENDING, due_ms: int = 0) -> Task:
+    made = Task(TaskSpec(TaskId(name), "image", b"", priority), order, state, 0, [])
+    made.not_before_ms = due_ms
+    return made
+
+
+def drained(queue: Queue) -> list[str]:
+    names: list[str] = []
+    while queue.first("image") is not None:
+        names.append(queue.take("image").task_id)
+    return names
+
+
+def test_lower_number_first_then_first_come_first_served() -> None:
+    """Five tasks of three priorities, two of them equal in everything but their order."""
+    queue = Queue()
+    for entry in (
+        task("late", 9),
+        task("low", 1, priority=8),
+        task("b", 3),
+        task("a", 2),
+        task("urgent", 8, priority=0),
+    ):
+        queue.push(entry)
+    assert queue.capabilities() == ["image"]
+    assert drained(queue) == ["urgent", "a", "b", "late", "low"]
+    assert (queue.capabilities(), queue.first("image"), queue.first("mail")) == ([], None, None)
+
+
+def test_a_task_is_in_line_once_however_often_it_is_pushed() -> None:
+    """And can be pushed again after it was taken."""
+    queue = Queue()
+    one = task("one", 1)
+    queue.push(one)
+    queue.push(one)
+    assert drained(queue) == ["one"]
+    queue.push(one)
+    assert drained(queue) == ["one"]
+
+
+def test_what_waits_no_more_is_passed_over() -> None:
+    """One is cancelled in the middle of the line, one is granted from its front and then lost again."""
+    queue = Queue()
+    first, second, third = task("first", 1), task("second", 2), task("third", 3)
+    for entry in (first, second, third):
+        queue.push(entry)
+    second.state = DISPATCHED
+    queue.remove(second)
+    first.state = DISPATCHED
+    queue.remove(first)
+    assert queue.position(third) == 0
+    first.state = PENDING
+    queue.push(first)
+    assert queue.position(third) == 1
+    assert drained(queue) == ["first", "third"]
+
+
+def test_a_task_for_later_joins_the_line_when_its_time_has_come() -> None:
+    """Its place is by order all the same; a stale appointment is forgotten."""
+    queue = Queue()
+    later, never, ready = (
+        task("later", 1, state=SCHEDULED, due_ms=50),
+        task("never", 2, state=SCHEDULED, due_ms=40),
+        task("ready", 3),
+    )
+    for entry in (later, never, ready):
+        queue.push(entry)
+    assert queue.next_due_ms() == 40
+    never.state = DISPATCHED
+    queue.remove(never)
+    assert queue.next_due_ms() == 50
+    queue.release_due(49)
+    assert queue.first("image") is ready
+    queue.release_due(50)
+    assert queue.next_due_ms() is None
+    assert drained(queue) == ["later", "ready"]
+
+
+def test_a_stale_appointment_does_not_block_a_new_one() -> None:
+    """never's time passes after it was granted; nothing comes of it."""
+    queue = Queue()
+    never, later = task("never", 1, state=SCHEDULED, due_ms=10), task("later", 2, state=SCHEDULED, due_ms=20)
+    queue.push(never)
+    never.state = DISPATCHED
+    queue.remove(never)
+    queue.push(later)
+    queue.release_due(30)
+    assert drained(queue) == ["later"]
+
+
+def test_a_stale_appointment_that_comes_due_is_dropped() -> None:
+    """It sits behind one that still counts."""
+    queue = Queue()
+    later, never = task("later", 1, state=SCHEDULED, due_ms=10), task("never", 2, state=SCHEDULED, due_ms=20)
+    queue.push(later)
+    queue.push(never)
+    never.state = DISPATCHED
+    queue.remove(never)
+    queue.release_due(30)
+    assert drained(queue) == ["later"]
+
+
+def test_a_line_is_rebuilt_from_a_table() -> None:
+    """After a restart: tickets mean nothing, states and orders everything."""
+    queue = Queue()
+    tasks = [
+        task("b", 2),
+        task("held", 3, state=DISPATCHED),
+        task("a", 1),
+        task("later", 4, state=SCHEDULED, due_ms=7),
+    ]
+    tasks[1].ticket = 99
+    queue.rebuild(tasks)
+    assert (queue.next_due_ms(), tasks[1].ticket) == (7, 0)
+    assert drained(queue) == ["a", "b"]
+
+
+def test_a_stale_entry_behind_the_one_taken_is_passed_over() -> None:
+    """The second is cancelled while the first is still in line; the first is taken; the third is next."""
+    queue = Queue()
+    first, second, third = task("first", 1), task("second", 2), task("third", 3)
+    for entry in (first, second, third):
+        queue.push(entry)
+    second.state = DISPATCHED
+    queue.remove(second)
+    assert queue.take("image") is first
+    assert queue.first("image") is third
