@@ -30,7 +30,7 @@ def test_a_node_that_sleeps_through_its_own_funeral_cannot_complete_the_task() -
 
 
 def test_a_late_result_nobody_has_overtaken_still_counts() -> None:
-    """ana is given up, but before anyone else gets the task she is back with its result: costly work is not repeated."""
+    """ana is given up, but before anyone else gets the task she is back with a result: costly work is not repeated."""
     log = with_nodes(ANA)
     log.apply(submit(RESIZE), grant(RESIZE, ANA))
     log.apply(StartTask(RESIZE, FencingToken(2)))
