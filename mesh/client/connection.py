@@ -230,8 +230,8 @@ class MeshClient:
     # --- orders -------------------------------------------------------------------------------------------------------
 
     async def cancel(self, task_id: str, reason: str = "", *, timeout: float | None = None) -> None:
-        """Cancel a task that has not ended. Raises NotFound, Refused."""
-        await self._courier.order(Action.CANCEL, task_id, reason, timeout_s=timeout)
+        """Cancel a task; once this returns, it will not complete any more. Raises NotFound, Refused if it has ended."""
+        await self._courier.cancel(task_id, reason, timeout)
 
     async def retry(self, task_id: str, *, timeout: float | None = None) -> None:
         """Put a dead letter back in the queue, its attempts forgotten. Raises NotFound, Refused."""

@@ -14,8 +14,8 @@ from mesh.client.links import Dial, Links
 from mesh.client.requests import Requests
 from mesh.client.submits import NEVER_MS, Submits
 from mesh.client.waits import Waits
-from mesh.documents import Status
-from mesh.errors import Backpressure, MeshUnavailable
+from mesh.documents import Status, Task
+from mesh.errors import Backpressure, MeshUnavailable, Refused
 from mesh.messages import (
     Accepted,
     Action,
@@ -187,6 +187,14 @@ class Courier:
         """Returns once it is done. Raises MeshUnavailable, or what the refusal stands for."""
         number = self._requests.next_number()
         await self._request(number, encode(Order(number, action, target, reason, value)), timeout_s)
+
+    async def cancel(self, task_id: str, reason: str, timeout_s: float | None = None) -> None:
+        """Cancel a task, or find out that it has ended otherwise: that raises Refused. Raises NotFound."""
+        await self.order(Action.CANCEL, task_id, reason, timeout_s=timeout_s)
+        # To the mesh, cancelling what has ended is a wish already granted; to whoever cancels it is not the same.
+        state = (await self.ask(Task, Question.TASK, task_id=task_id, timeout_s=timeout_s)).state
+        if state != "cancelled":
+            raise Refused(f"{task_id!r} has ended already: {state}")
 
     async def _request(self, number: int, data: bytes, timeout_s: float | None) -> bytes:
         self._check_open()

@@ -10,7 +10,7 @@ from mesh.documents import Explanation, Task
 from mesh.errors import NotFound, TaskCancelled, TaskFailed
 from mesh.ids import TaskId
 from mesh.ledger.task import CANCELLED, COMPLETED
-from mesh.messages import Action, Question, TaskEnd
+from mesh.messages import Question, TaskEnd
 from mesh.wire.codec import decode_value
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ class Handle:
         return await self._courier.ask(Explanation, Question.EXPLAIN, task_id=self.id)
 
     async def cancel(self, reason: str = "") -> None:
-        """Cancel it; once this returns, it will not complete any more. Raises Refused if it has ended."""
-        await self._courier.order(Action.CANCEL, self.id, reason)
+        """Cancel it; once this returns, it will not complete any more. Raises Refused if it has ended already."""
+        await self._courier.cancel(self.id, reason)
 
     def ended(self, end: TaskEnd) -> None:
         """The end is known: whoever waits goes on."""

@@ -118,11 +118,6 @@ class Links:
         self.peers.clear()
         self._route = None
 
-    @property
-    def up(self) -> bool:
-        """Whether any node is reachable."""
-        return self._route is not None
-
     def why_down(self) -> str:
         """For the error message: what became of each peer."""
         return ", ".join(f"{peer.address}: {peer.why_down}" for peer in self.peers.values())
