@@ -1,5 +1,6 @@
 """User code in child processes, real ones: what comes back, and what cannot hurt the node."""
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -270,12 +271,16 @@ def test_a_solo_process_that_dies_takes_nothing_with_it() -> None:
 
 
 def test_outcomes_said_before_death_count() -> None:
-    """An attempt ends, and its process dies in the same breath: the result is not lost."""
+    """Ana is busy while an attempt ends with more than she reads at once and its process dies: she hears all of it."""
 
     async def story() -> None:
         async with ana() as node:
-            node.agents.perform(StartAttempts([node.order("echo", {"n": 1}), node.order("dies_soon")]))
-            assert msgspec.msgpack.decode((await node.outcome()).result) == {"n": 1}
+            (shared,) = node.agents.pids()
+            pidfd = os.pidfd_open(shared)
+            node.agents.perform(StartAttempts([node.order("large", {"size": 280_000}), node.order("dies_soon")]))
+            await asyncio.sleep(0)
+            assert dies(pidfd)  # Nothing else happens here meanwhile.
+            assert len((await node.outcome()).result) == 280_005
             assert (await node.outcome()).error == "agent process died (exit code 0)"
 
     play(story)
