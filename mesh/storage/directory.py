@@ -103,10 +103,10 @@ class Directory:
 def _lock(path: Path) -> int:
     """The descriptor that holds the lock; the kernel lets go of it when the process dies, however it dies."""
     try:
-        is_new = not path.exists()
+        made = [part for part in (path, *path.parents) if not part.exists()]
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if is_new:
-            sync_directory(path.parent)
+        for part in made:
+            sync_directory(part.parent)
         descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StoreRefused(f"{path} cannot be written: {error.strerror}.") from None

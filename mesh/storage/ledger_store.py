@@ -47,9 +47,8 @@ _EVENTS = [
     "INSERT OR REPLACE INTO events VALUES " + ",".join(["(?,?,?)"] * rows) for rows in range(ROWS_PER_STATEMENT + 1)
 ]
 
-TASK_COLUMNS = "rowid, task_id, state, capability, finished, fingerprint, record, crc"
-_KEY_CRC = 5
-"""Position of `key_crc` in what is written of a row."""
+TASK_COLUMNS = "rowid, key_crc, crc, task_id, state, capability, finished, fingerprint, record"
+ROWID, KEY_CRC = 0, 1
 _SIGNED = 1 << 63
 _decode_mark = msgspec.msgpack.Decoder(LedgerMark).decode
 _T = TypeVar("_T")
@@ -124,10 +123,11 @@ class LedgerStore:
 
     def read(self) -> TableContents:
         """Mark, live rows and the ids of finished ones, each checked. Raises StoreDamaged."""
-        live = [
-            task_row(row)
-            for row in self._db.execute(f"SELECT {TASK_COLUMNS} FROM tasks WHERE finished = 0 ORDER BY rowid")
-        ]
+        live: list[TaskRow] = []
+        key_sum = 0
+        for found in self._db.execute(f"SELECT {TASK_COLUMNS} FROM tasks WHERE finished = 0 ORDER BY rowid"):
+            live.append(task_row(found))
+            key_sum += found[KEY_CRC]
         rows = self._db.execute(
             "SELECT task_id, finished, fingerprint, key_crc FROM tasks WHERE finished > 0 ORDER BY finished"
         ).fetchall()
@@ -137,10 +137,9 @@ class LedgerStore:
             if finished_crc(task_id, number, fingerprint) != crc:
                 raise StoreDamaged(f"{self.path} is damaged: task {task_id} is not as it was written.")
             finished.append((task_id, fingerprint))
-        found = Totals(len(live) + len(rows), sum(task_crcs(row)[0] for row in live) + sum(row[3] for row in rows))
-        if found != self._totals:
+        if Totals(len(live) + len(rows), key_sum + sum(row[3] for row in rows)) != self._totals:
             raise StoreDamaged(
-                f"{self.path} is damaged: it has {found.rows} tasks, and not the {self._totals.rows} it had."
+                f"{self.path} is damaged: {len(live) + len(rows)} tasks of {self._totals.rows} are there."
             )
         return TableContents(self._mark, live, finished[-FINISHED_MAX:], rows[-1][1] if rows else 0)
 
@@ -149,7 +148,7 @@ class LedgerStore:
             values = list(map(_task_values, some))
             self._uncount([row.task_id for row in some])
             self._db.execute(_UPSERT[len(some)], list(chain.from_iterable(values)))
-            self._totals = self._totals.plus(len(some), sum(value[_KEY_CRC] for value in values))
+            self._totals = self._totals.plus(len(some), sum(value[5] for value in values))
         for batch in _slices(events, ROWS_PER_STATEMENT):
             self._db.execute(
                 _EVENTS[len(batch)], [v for index, data in batch for v in (index, _event_crc(index, data), data)]
@@ -199,9 +198,9 @@ def _event_crc(index: int, data: bytes) -> int:
 
 def task_row(values: Sequence[Any]) -> TaskRow:
     """From TASK_COLUMNS. Raises StoreDamaged if the row is not as it was written."""
-    _, task_id, state, capability, finished, signed, record, crc = values
+    _, key_crc, crc, task_id, state, capability, finished, signed, record = values
     row = TaskRow(task_id, state, capability, finished, signed if signed >= 0 else signed + 2 * _SIGNED, record)
-    if type(record) is not bytes or task_crcs(row)[1] != crc:
+    if type(record) is not bytes or task_crcs(row) != (key_crc, crc):
         raise StoreDamaged(f"The task table is damaged: task {task_id} is not as it was written.")
     return row
 

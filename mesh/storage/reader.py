@@ -13,10 +13,18 @@ from mesh.durable import TaskRow
 from mesh.effects import CloseSnapshot, LoadHistory, LoadRows, OpenSnapshot, ReadSnapshot
 from mesh.events import Event, HistoryLoaded, RowsLoaded, SnapshotOpened, SnapshotRead
 from mesh.ids import TaskId
-from mesh.storage.checksums import task_crcs
 from mesh.storage.database import connect
 from mesh.storage.faults import Fault, StoreDamaged
-from mesh.storage.ledger_store import IDS_PER_STATEMENT, TASK_COLUMNS, Totals, event_batch, read_mark, task_row
+from mesh.storage.ledger_store import (
+    IDS_PER_STATEMENT,
+    KEY_CRC,
+    ROWID,
+    TASK_COLUMNS,
+    Totals,
+    event_batch,
+    read_mark,
+    task_row,
+)
 
 SNAPSHOTS_MAX = 2
 """An open snapshot keeps the write-ahead log of the table growing; a third one closes the oldest."""
@@ -46,11 +54,11 @@ class _Snapshot:
         self._seen = Totals()
         self._seen_until = ""
 
-    def count(self, after: str, rows: list[TaskRow], more: str) -> None:
+    def count(self, after: str, page: Totals, more: str) -> None:
         """Note a page of rows. Raises StoreDamaged after the last one, if rows were missing."""
         if after != self._seen_until:
             return  # Asked for once more.
-        self._seen = self._seen.plus(len(rows), sum(task_crcs(row)[0] for row in rows))
+        self._seen = self._seen.plus(*page)
         self._seen_until = more
         if more.startswith("r"):
             return
@@ -83,6 +91,8 @@ class Reader:
                 continue
             if item is None:
                 break
+            if self._interrupted and not isinstance(item, Path):
+                continue
             try:
                 self._perform(item)
             except Exception as error:  # Whatever it is, the answer that was asked for will never come.
@@ -91,11 +101,14 @@ class Reader:
         self._close_all()
 
     def interrupt(self) -> None:
-        """From another thread: give up what is being read."""
+        """From another thread: give up what is being read, and what waits to be."""
         self._interrupted = True
         for connection in [self._db, *(snapshot.db for snapshot in tuple(self._snapshots.values()))]:
-            if connection is not None:
-                connection.interrupt()
+            try:
+                if connection is not None:
+                    connection.interrupt()
+            except sqlite3.ProgrammingError:
+                pass  # Closed meanwhile by its thread.
 
     def _perform(self, item: ReadEffect | Path) -> None:
         match item:
@@ -188,8 +201,8 @@ class Reader:
         events: list[tuple[int, bytes]] = []
         more = ""
         if part == "r":
-            more, size = _page_of_rows(snapshot.db, position, effect.bytes_max, rows)
-            snapshot.count(effect.after, rows, more)
+            more, size, totals = _page_of_rows(snapshot.db, position, effect.bytes_max, rows)
+            snapshot.count(effect.after, totals, more)
             position = 0
         if not more:
             more = _page_of_events(snapshot.db, position, effect.bytes_max - size, events, at_least_one=not rows)
@@ -220,19 +233,21 @@ class Reader:
             old.with_name(old.name + suffix).unlink(missing_ok=True)
 
 
-def _page_of_rows(db: sqlite3.Connection, after: int, bytes_max: int, rows: list[TaskRow]) -> tuple[str, int]:
-    """Adds to `rows`. Returns the cursor to go on from, empty at the end, and the size of what was added."""
-    size, last = 0, after
+def _page_of_rows(db: sqlite3.Connection, after: int, bytes_max: int, rows: list[TaskRow]) -> tuple[str, int, Totals]:
+    """Adds to `rows`. Returns the cursor to go on from, empty at the end, and the size and totals of what was added."""
+    size = key_sum = 0
+    last = after
     cursor = db.execute(f"SELECT {TASK_COLUMNS} FROM tasks WHERE rowid > ? ORDER BY rowid", (after,))
     for found in cursor:
         row = task_row(found)
         size += len(row.record) + ROW_OVERHEAD_BYTES
         if size > bytes_max and rows:
             cursor.close()
-            return f"r{last}", size
+            return f"r{last}", size, Totals(len(rows), key_sum)
         rows.append(row)
-        last = found[0]
-    return "", size
+        key_sum += found[KEY_CRC]
+        last = found[ROWID]
+    return "", size, Totals(len(rows), key_sum)
 
 
 def _page_of_events(
