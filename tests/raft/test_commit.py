@@ -4,7 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.raft.commit import quorum_value
+from mesh.raft.replica import Role
 from tests.raft.cast import ANA, BEN, CONFIGURATION, EVA, KAI, Cast, encoded, founding, role
+from tests.raft.test_replication import ok
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=7))
@@ -89,3 +91,17 @@ def test_a_leader_that_is_removed_leaves_once_its_removal_is_committed() -> None
     cast.advance(2_000)
     leader = cast.leader()
     assert leader is not None and leader.configuration == rest
+
+
+def test_but_not_when_only_what_came_before_its_removal_is_committed() -> None:
+    cast = Cast(founding(ANA, BEN, EVA))
+    ana = cast.elect(ANA)
+    assert cast.propose(ANA, b"pay") == 3
+    cast.turn(ANA)
+    assert cast.propose(ANA, encoded(founding(BEN, EVA)), CONFIGURATION) == 4
+    for name in (BEN, EVA):
+        ana.receive(name, ok(ana.term, 3), cast.now_ms)
+    assert (ana.commit_index, role(ana)) == (3, Role.LEADER)
+    for name in (BEN, EVA):
+        ana.receive(name, ok(ana.term, 4), cast.now_ms)
+    assert (ana.commit_index, role(ana)) == (4, Role.FOLLOWER)

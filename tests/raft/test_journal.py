@@ -126,15 +126,16 @@ def test_doubled_and_stale_confirmations_change_nothing() -> None:
 
 
 def test_another_log_is_durable_from_the_start() -> None:
-    """A snapshot replaced the log while a batch of the old one was under way."""
+    """A snapshot at 3 replaced a log that reached 4, and would have reached 5, while a batch of it was under way."""
     journal, held = on_disk(1)
-    held.append(entry(2, 1))
+    for index in (2, 3, 4):
+        held.append(entry(index, 1))
     journal.take(held, STATE, 0)
-    held.append(entry(3, 1))
-    journal.replaced(other := log(before=9, before_term=2))
+    held.append(entry(5, 1))
+    journal.replaced(other := log(before=3, before_term=2))
     assert journal.take(other, STATE, 0) is None
     journal.durable(PersistToken(1))
-    assert journal.durable_index == 9
+    assert journal.durable_index == 3
 
 
 @pytest.mark.parametrize(("now_ms", "stalled"), [(1_099, False), (1_100, True)])

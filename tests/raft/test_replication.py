@@ -503,6 +503,15 @@ def test_a_slow_install_does_not_ask_for_another_snapshot() -> None:
     assert (cast.snapshots_needed[ANA], cast.replicas[EVA].leader_id) == ([EVA], ANA)
 
 
+def test_a_long_log_that_disagrees_is_not_taken_for_the_snapshot() -> None:
+    """eva's log is longer than the snapshot, but of other terms: her hint reaches it before she has installed it."""
+    cast = lagging()
+    ana = cast.replicas[ANA]
+    ana.snapshot_sent(EVA, LogIndex(5))
+    ana.receive(EVA, refusal(ana.term, 5, (5, 1), ana._s.round), cast.now_ms)
+    assert ana.take().snapshots_needed == []
+
+
 def test_a_snapshot_that_failed_is_asked_for_again() -> None:
     cast = lagging()
     cast.replicas[ANA].snapshot_failed(EVA)

@@ -20,6 +20,7 @@ from tests.raft.cast import (
     role,
 )
 from tests.raft.test_election import heartbeat, pre_vote
+from tests.raft.test_replication import ok
 
 TRIO = founding(ANA, BEN, EVA)
 
@@ -88,6 +89,19 @@ def test_timeout_now_is_said_once() -> None:
     cast.advance(100)
     assert cast.lose(TimeoutNow) == 0
     assert role(ana) is Role.LEADER
+
+
+def test_and_not_again_when_someone_else_catches_up() -> None:
+    """eva was away. Her answer, while ben has been told already, is no reason to tell him twice."""
+    cast = Cast(TRIO)
+    ana = cast.elect(ANA)
+    cast.cut(EVA)
+    cast.propose(ANA, b"pay")
+    cast.deliver()
+    ana.transfer(BEN, cast.now_ms)
+    cast.turn(ANA)
+    ana.receive(EVA, ok(ana.term, 3), cast.now_ms)
+    assert [o for o in cast.turn(ANA).outgoing if isinstance(o.message, TimeoutNow)] == []
 
 
 def test_who_cannot_take_over_is_refused() -> None:
