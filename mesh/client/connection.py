@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
-from uuid import uuid4
 
 from mesh.client.courier import ASK_TIMEOUT_S, Courier
 from mesh.client.handle import Handle
@@ -88,7 +87,7 @@ class MeshClient:
         if not 1 <= max_attempts <= 1_000_000:
             raise InvalidPayload(f"max_attempts is a number from 1 to 1,000,000, not {max_attempts!r}")
         if task_id is None:
-            task_id = uuid4().hex
+            task_id = os.urandom(16).hex()
         else:
             check_name("task id", task_id)
         check_name("capability", capability)
