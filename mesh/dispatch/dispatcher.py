@@ -84,6 +84,8 @@ class Dispatcher:
             node_id = member.node_id
             candidate = before.get(node_id) or Candidate(node_id)
             record = self.ledger.nodes.get(node_id)
+            if record is None or not record.active:
+                self._reported.pop(node_id, None)  # Given up: it may run on, so it is asked again before it gets more.
             heartbeat = member.last
             if heartbeat is not None:
                 candidate.slots = heartbeat.slots
@@ -177,8 +179,6 @@ class Dispatcher:
         """
         if not self.ledger.is_admitted(node_id, report.incarnation):
             return [], []
-        self._reported[node_id] = report.incarnation
-        self.refresh()
         self.started(report.started)
         held = set(report.held)
         leases = self.ledger.holder_leases(node_id)
@@ -186,6 +186,9 @@ class Dispatcher:
         again = [task.attempt_order() for task in lost if task.spec.task_id not in self._reporting]
         applied = self.ledger.applied_index
         over = [lease for lease in report.held if lease[1] <= applied and not self._holds(node_id, lease)]
+        if not over:
+            self._reported[node_id] = report.incarnation
+            self.refresh()
         return again, over
 
     def _holds(self, node_id: NodeId, lease: Lease) -> bool:
@@ -330,8 +333,7 @@ class Dispatcher:
         if reporting is None or reporting.token != command.token:
             return
         del self._reporting[command.task_id]
-        if outcome != DONE and reporting.node_id in self.candidates:
-            self.candidates[reporting.node_id].load += 1
+        assert outcome == DONE, "the lease was in force when it was reported, and has not ended since"
 
 
 def _priority(spec: TaskSpec) -> int:
