@@ -79,12 +79,11 @@ class Journal:
         """What a message must wait for that promises the log up to `index`, and our term."""
         if index <= self.durable_index:
             return self.after_hard_state()
-        return PersistToken(self.last_token + 1) if self._is_open(log) else self.last_token
+        return PersistToken(self.last_token + 1) if self.is_open(log) else self.last_token
 
-    def take(self, log: Log, hard_state: HardState, now_ms: int) -> Persist | None:
-        """Close the open batch. None if there is nothing in it."""
-        if not self._is_open(log):
-            return None
+    def take(self, log: Log, hard_state: HardState, now_ms: int) -> Persist:
+        """Close the open batch, in which there is something."""
+        assert self.is_open(log), "an empty batch is not worth a sync"
         self.last_token = token = PersistToken(self.last_token + 1)
         if self._hard_state_changed:
             self._hard_state_token = token
@@ -112,5 +111,6 @@ class Journal:
         """Whether the oldest unconfirmed batch has waited too long."""
         return bool(self._in_flight) and now_ms - self._in_flight[0].since_ms >= stall_ms_max
 
-    def _is_open(self, log: Log) -> bool:
+    def is_open(self, log: Log) -> bool:
+        """Whether the open batch has anything in it."""
         return log.last_index >= self._next_index or self._hard_state_changed or self._truncate_from > 0

@@ -244,7 +244,8 @@ class Replica:
                 replication.send_appends(s)
         elif s.is_entries_ack_due or s.is_beat_ack_due:
             replication.send_ack(s)
-        persist = None if s.is_disk_failed else s.journal.take(s.log, s.hard_state, s.now_ms)
+        is_open = s.journal.is_open(s.log) and not s.is_disk_failed
+        persist = s.journal.take(s.log, s.hard_state, s.now_ms) if is_open else None
         upto = min(s.commit_index, s.journal.durable_index)
         if not (
             persist or s.outgoing or upto > s.handed_index or s.reads_confirmed or s.reads_failed or s.snapshots_needed

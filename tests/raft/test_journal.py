@@ -21,9 +21,11 @@ def on_disk(*terms: int) -> tuple[Journal, Log]:
 
 def test_nothing_to_say_is_no_batch() -> None:
     journal, held = on_disk(1, 1)
-    assert journal.take(held, STATE, 0) is None
+    assert not journal.is_open(held)
     assert journal.after_entry(LogIndex(2), held) == NOTHING
     assert journal.after_hard_state() == NOTHING
+    with pytest.raises(AssertionError, match="not worth a sync"):
+        journal.take(held, STATE, 0)
 
 
 def test_entries_of_one_turn_share_a_batch() -> None:
@@ -32,7 +34,7 @@ def test_entries_of_one_turn_share_a_batch() -> None:
     held.append(entry(3, 1))
     assert journal.after_entry(LogIndex(2), held) == 1
     assert journal.take(held, STATE, 0) == Persist(PersistToken(1), None, LogIndex(0), (entry(2, 1), entry(3, 1)))
-    assert journal.take(held, STATE, 0) is None
+    assert not journal.is_open(held)
 
 
 def test_term_and_vote_are_written_when_they_change_and_only_then() -> None:
@@ -133,7 +135,7 @@ def test_another_log_is_durable_from_the_start() -> None:
     journal.take(held, STATE, 0)
     held.append(entry(5, 1))
     journal.replaced(other := log(before=3, before_term=2))
-    assert journal.take(other, STATE, 0) is None
+    assert not journal.is_open(other)
     journal.durable(PersistToken(1))
     assert journal.durable_index == 3
 
