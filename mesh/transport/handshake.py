@@ -15,8 +15,8 @@ for the header costs more than copying 100 KB behind it.
 import hmac
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 
@@ -50,16 +50,19 @@ class Identity:
     cluster: str
     incarnation: int
     role: str
-    secret: bytes | None
+    secret: bytes | None = field(repr=False)
+
+
+_Natural: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Hello(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """First message on a link, from whoever dialled. `mac` is empty in a mesh without a secret."""
 
-    protocol: int
+    protocol: _Natural
     cluster: str
     node_id: NodeId
-    incarnation: int
+    incarnation: _Natural
     role: str
     nonce: bytes
     mac: bytes
@@ -68,10 +71,10 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
 class Welcome(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """The answer. `mac` covers the nonce of the HELLO it answers."""
 
-    protocol: int
+    protocol: _Natural
     cluster: str
     node_id: NodeId
-    incarnation: int
+    incarnation: _Natural
     mac: bytes
 
 

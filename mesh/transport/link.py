@@ -33,7 +33,7 @@ from mesh.transport.handshake import (
     read_welcome,
 )
 from mesh.transport.pump import Pump
-from mesh.transport.sockets import DIALLER_EVENTS, HANDSHAKE_FAILED, Monitor, Sockets, Watch
+from mesh.transport.sockets import DIALLER_EVENTS, HANDSHAKE_FAILED, Monitor, Sockets, Watch, send_again
 from mesh.transport.tally import Tally
 
 WELCOME_MS_MAX = 1_000
@@ -127,11 +127,13 @@ class Link:
         if self.state is not LinkState.UP:
             return False
         number = (self._sent + 1) & NUMBER_MASK
+        frame = header.pack(MESSAGE, number) + data
         try:
-            self.socket.send(header.pack(MESSAGE, number) + data, zmq.NOBLOCK)
-        except zmq.ZMQError as error:
-            self._around.tally.count("send_failed", f"to {self._whom()}: {error}")
-            return False
+            self.socket.send(frame, zmq.NOBLOCK)
+        except zmq.Again:
+            if not send_again(self.socket, frame):
+                self._around.tally.count("send_failed", f"to {self._whom()}: its queue is full")
+                return False
         self._sent = number
         self._around.pump.sent(self)
         return True

@@ -25,7 +25,7 @@ from mesh.transport.handshake import (
 )
 from mesh.transport.link import LAST_WORDS_MAX, RANKS, drop_rest
 from mesh.transport.pump import Pump
-from mesh.transport.sockets import HANDSHAKE_FAILED, Monitor, Watch
+from mesh.transport.sockets import HANDSHAKE_FAILED, Monitor, Watch, send_again
 from mesh.transport.tally import Tally
 
 CLIENTS_MAX = 4_096
@@ -128,6 +128,9 @@ class PortListener:
             self.socket.send(routing_id, zmq.NOBLOCK | zmq.SNDMORE)
             self.socket.send(frame, zmq.NOBLOCK)
         except zmq.ZMQError as error:
+            if error.errno == zmq.EAGAIN and send_again(self.socket, routing_id, frame):
+                self._pump.sent(self)
+                return True
             self._tally.count("send_failed", f"on an accepted {self._channel.name.lower()} link: {error}")
             return False
         self._pump.sent(self)

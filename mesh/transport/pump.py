@@ -19,6 +19,8 @@ BUDGET = 256
 
 TICK_MS = 50
 
+_POLLIN = int(zmq.POLLIN)
+
 
 class Source(Protocol):
     """Something with a socket to read."""
@@ -131,4 +133,4 @@ class Pump:
 
 
 def _readable(source: Source) -> bool:
-    return bool(int(source.socket.get(zmq.EVENTS)) & zmq.POLLIN)
+    return int(source.socket.get(zmq.EVENTS)) & _POLLIN != 0

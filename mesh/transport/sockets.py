@@ -205,3 +205,17 @@ class Sockets:
             made.close(0)
             raise
         return made
+
+
+def send_again(socket: "zmq.Socket[bytes]", *frames: bytes) -> bool:
+    """Once more, after a send was refused because the queue is full, as far as the socket knew.
+
+    While messages come in and go out without a pause, libzmq looks only once in a while at what the I/O thread has
+    taken off the queue. Asking for its events makes it look. False if the queue is full, or the receiver is gone.
+    """
+    socket.get(zmq.EVENTS)
+    try:
+        socket.send_multipart(frames, zmq.NOBLOCK)
+    except zmq.ZMQError:
+        return False
+    return True

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from random import Random
 
@@ -109,6 +109,8 @@ class Transport:
             for channel in Channel:
                 self._open(channel, address)
             self._subscriber = Subscriber(self._around, self._gossiped)
+            for peer, known in self._peers.items():
+                self._subscriber.dial(peer, known.address)
         except zmq.ZMQError as error:
             self.close()
             raise TransportRefused(f"Cannot open {address}: {error}.") from None
@@ -164,9 +166,12 @@ class Transport:
 
     # --- whom we talk to
 
-    def admit(self, ids: Iterable[NodeId]) -> None:
-        """Nodes that may dial us though we do not dial them. Replaces the set given before."""
+    def admit(self, ids: Collection[NodeId]) -> None:
+        """Nodes that may dial us though we do not dial them. Replaces the set given before; who left it is cut."""
+        dropped = self._admitted.difference(ids, self._peers)
         self._admitted = frozenset(ids)
+        for peer in sorted(dropped):
+            self._forget(peer)
 
     def dial(self, peer: NodeId, address: str) -> None:
         """Keep links to a node, at HOST:PORT of its first port.
@@ -204,9 +209,12 @@ class Transport:
         if self._subscriber is not None:
             self._subscriber.undial(peer)
         if peer not in self._admitted:
-            self._newest.pop(peer, None)
-            for listener in self._listeners.values():
-                listener.drop_node(peer)
+            self._forget(peer)
+
+    def _forget(self, peer: NodeId) -> None:
+        self._newest.pop(peer, None)
+        for listener in self._listeners.values():
+            listener.drop_node(peer)
 
     def _link(self, peer: NodeId, made: _Peer, channel: Channel) -> None:
         owner = LinkOwner(
@@ -331,5 +339,6 @@ class Transport:
 def _check_exposure(bind: Address, advertise: Address | None, *, secret: bool) -> None:
     if advertise is not None and advertise.is_wildcard:
         raise TransportRefused(f"{advertise} is not an address others can dial; advertise one of this machine's own.")
-    if not secret and bind.is_literal and not bind.is_loopback:
+    # A name is judged by what it resolves to, when it is bound.
+    if not secret and (bind.is_wildcard or bind.is_literal) and not bind.is_loopback:
         raise TransportRefused(f"Without a secret only loopback may be bound, not {bind.host}: anybody could join.")
