@@ -4,6 +4,8 @@ An outcome is kept, and told again to whoever leads, until this node's own copy 
 Nothing here is durable: a node that restarts has a new incarnation and holds nothing.
 """
 
+from collections.abc import Callable
+
 import msgspec
 
 from mesh.ids import FencingToken, TaskId, Term
@@ -11,10 +13,11 @@ from mesh.messages import AttemptOrder, AttemptOutcome, CheckpointReport, Lease
 
 
 class Running(msgspec.Struct):
-    """One attempt in hand. `started` once user code runs; `sequence` counts its checkpoints."""
+    """One attempt in hand. `handed` once a child process was told to run it, `started` once user code runs."""
 
     token: FencingToken
     started: bool = False
+    handed: bool = False
 
 
 class Attempts:
@@ -27,7 +30,7 @@ class Attempts:
         self.checkpoints: dict[TaskId, CheckpointReport] = {}
         """Checkpoints not answered yet; their handlers wait."""
         self.over: dict[TaskId, FencingToken] = {}
-        """Leases the leader called over before our own ledger has come to their grant: a late grant is not taken on."""
+        """Leases the leader called over before our own ledger shows it: a late copy of their grant is not taken on."""
         self.unsent: list[AttemptOutcome] = []
         """Outcomes of this turn."""
         self.unsent_started: list[Lease] = []
@@ -61,6 +64,27 @@ class Attempts:
             running[order.task_id] = Running(order.token)
             to_start.append(order)
         return to_start, to_stop
+
+    def hand_over(self, orders: list[AttemptOrder], slots: int) -> tuple[list[AttemptOrder], list[AttemptOrder]]:
+        """Of attempts not yet handed to a child process, those to hand over now, and those that wait for a slot.
+
+        What the leader thinks is over may still run here; it frees its slot when it has stopped.
+        """
+        free = len(orders)
+        if len(self.running) > slots:
+            free = slots - sum(1 for attempt in self.running.values() if attempt.handed)
+        now: list[AttemptOrder] = []
+        waiting: list[AttemptOrder] = []
+        for order in orders:
+            attempt = self.running.get(order.task_id)
+            if attempt is None or attempt.token != order.token:
+                continue
+            if len(now) < free:
+                attempt.handed = True
+                now.append(order)
+            else:
+                waiting.append(order)
+        return now, waiting
 
     def started(self, leases: list[Lease]) -> None:
         """User code of these runs."""
@@ -103,11 +127,14 @@ class Attempts:
         if outcome is not None and outcome.token <= token:
             del self.outbox[task_id]
 
-    def stop(self, leases: list[Lease], applied_index: int) -> list[Lease]:
-        """These leases are over. Returns those of them that run here. Our ledger stands at `applied_index`."""
+    def stop(self, leases: list[Lease], is_open: Callable[[TaskId, FencingToken], bool]) -> list[Lease]:
+        """These leases are over. Returns those of them that run here.
+
+        `is_open` says of which ones our own ledger does not show that yet.
+        """
         stopped: list[Lease] = []
         for task_id, token in leases:
-            if token > applied_index and token > self.over.get(task_id, 0):
+            if token > self.over.get(task_id, 0) and is_open(task_id, token):
                 self.over[task_id] = token
             attempt = self.running.get(task_id)
             if attempt is not None and attempt.token <= token:
@@ -117,9 +144,9 @@ class Attempts:
             self.settle(task_id, token)
         return stopped
 
-    def caught_up(self, applied_index: int) -> None:
-        """Our ledger knows now what became of grants up to here."""
-        self.over = {task_id: token for task_id, token in self.over.items() if token > applied_index}
+    def caught_up(self, is_open: Callable[[TaskId, FencingToken], bool]) -> None:
+        """Our ledger has moved on: forget what it shows to be over."""
+        self.over = {task_id: token for task_id, token in self.over.items() if is_open(task_id, token)}
 
     def take_unsent(self) -> tuple[list[AttemptOutcome], list[Lease]]:
         """What happened this turn and is to be told the leader: outcomes, and attempts that began and still run."""

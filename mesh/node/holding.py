@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mesh.effects import Channel, CheckpointKept, Send, StartAttempts, StopAttempts
 from mesh.events import CheckpointOffered
 from mesh.execution.attempts import Attempts
-from mesh.ids import NodeId
+from mesh.ids import FencingToken, NodeId, TaskId
 from mesh.ledger.applied import Applied
 from mesh.ledger.task import DISPATCHED
 from mesh.messages import (
@@ -38,6 +38,8 @@ class Holding:
         self.capabilities: tuple[str, ...] = ()
         self._resend_every_ms = node.config.dispatch.report_resend_ms
         self._resend_ms = node.now_ms + self._resend_every_ms
+        self._waiting: list[AttemptOrder] = []
+        """Granted, and no slot is free here, because what the leader knows to be over still runs."""
         self._told_once: dict[str, int] = {}
         """Outcomes that were unanswered at the last look, by task, with their token."""
 
@@ -62,6 +64,12 @@ class Holding:
         if to_stop:
             self._node.out.append(StopAttempts(to_stop))
         if to_start:
+            self._start(to_start)
+
+    def _start(self, orders: list[AttemptOrder]) -> None:
+        """Run these, and those that wait, as far as there are slots."""
+        to_start, self._waiting = self.attempts.hand_over(self._waiting + orders, self._node.config.slots)
+        if to_start:
             self._node.out.append(StartAttempts(to_start))
 
     def on_stops(self, peer: NodeId, message: Stops) -> None:
@@ -70,9 +78,17 @@ class Holding:
 
     def stop(self, leases: list[Lease]) -> None:
         """These leases are over: stop what runs under them."""
-        stopped = self.attempts.stop(leases, self._node.ledger.applied_index)
+        stopped = self.attempts.stop(leases, self._is_open)
         if stopped:
             self._node.out.append(StopAttempts(stopped))
+
+    def _is_open(self, task_id: TaskId, token: FencingToken) -> bool:
+        """Whether our own ledger does not show, or not yet, that this lease of ours is over."""
+        ledger = self._node.ledger
+        if token > ledger.applied_index:
+            return True
+        task = ledger.holder_leases(self._node.node_id).get(task_id)
+        return task is not None and task.token == token
 
     def on_report_wanted(self, peer: NodeId, message: ReportWanted) -> None:
         """A new leader: say what we hold, and say again what is unanswered. What is older than this counts no more."""
@@ -94,6 +110,8 @@ class Holding:
     def end_turn(self) -> None:
         """Tell the leader what ended, or began to run, in this turn."""
         attempts = self.attempts
+        if self._waiting:
+            self._start([])
         if attempts.unsent or attempts.unsent_started:
             outcomes, started = attempts.take_unsent()
             self.send_reports(outcomes)
@@ -152,7 +170,7 @@ class Holding:
         """What an entry means for the attempts that run here."""
         attempts = self.attempts
         if attempts.over:
-            attempts.caught_up(applied.index)
+            attempts.caught_up(self._is_open)
         if attempts.outbox:
             for task_id, token in applied.settled:
                 attempts.settle(task_id, token)

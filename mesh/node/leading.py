@@ -107,7 +107,14 @@ class Leading:
 
     def applied(self, applied: Applied, batch: Batch) -> None:
         """An entry was applied while in office: hand out the leases it granted, and answer whoever waited for it."""
-        for holder, orders in self.dispatcher.applied(applied, batch.commands).items():
+        granted = self.dispatcher.applied(applied, batch.commands)
+        stops: dict[NodeId, list[Lease]] = {}
+        for ended in applied.ended:
+            if ended.node_id != self._node.node_id:
+                stops.setdefault(ended.node_id, []).append((ended.task_id, ended.token))
+        for holder, leases in stops.items():
+            self._send_stops(holder, leases)  # Its own copy of the log would tell it, perhaps much later.
+        for holder, orders in granted.items():
             self._send_grants(holder, orders)
         self._node.clients.applied(applied, batch.commands)
         if applied.nodes_changed:
@@ -161,6 +168,8 @@ class Leading:
             self._send_grants(peer, again)
         if over:
             self._send_stops(peer, over)
+            if peer in self.dispatcher.unreported():
+                self.ask_report(peer)  # Nothing is granted to it before it says that those have stopped.
 
     def _send_stops(self, peer: NodeId, leases: list[Lease]) -> None:
         if peer == self._node.node_id:
