@@ -4,7 +4,9 @@ A running store is copied as it stands: what a crash would leave. Then one bit o
 """
 
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -193,6 +195,47 @@ def test_a_damaged_row_is_never_passed_on(tmp_path: Path, effect: LoadRows | Loa
         opened.store.perform(effect)
         assert "not as" in opened.next(DiskFailed).reason
     assert opened.events.empty()
+
+
+@pytest.mark.parametrize(
+    ("name", "loss", "sentence"),
+    [
+        ("log.db", "DELETE FROM entries WHERE idx = 9", "it ends at 8, not at 9"),
+        ("log.db", "DELETE FROM entries WHERE idx = 4", "entry 4 is missing"),
+        ("log.db", "DELETE FROM entries WHERE idx = 1", "entry 1 is missing"),
+        ("log.db", "DELETE FROM vote", "its vote is not as it was written"),
+        ("log.db", "UPDATE run SET incarnation = 0", "its run is not as it was written"),
+        ("log.db", "DROP TRIGGER tail_follows", "its tables are not as they were made"),
+        ("ledger-1.db", "DELETE FROM tasks WHERE task_id = 'live 3'", "38 tasks of 39 are there"),
+        ("ledger-1.db", "DELETE FROM tasks WHERE task_id = 'finished 7'", "38 tasks of 39 are there"),
+        ("ledger-1.db", "UPDATE tasks SET finished = -1 WHERE task_id = 'finished 7'", "38 tasks of 39 are there"),
+        ("ledger-1.db", "UPDATE tasks SET fingerprint = 0 WHERE task_id = 'finished 7'", "task finished 7 is not as"),
+        ("ledger-1.db", "UPDATE tasks SET state = 0 WHERE task_id = 'live 3'", "task live 3 is not as"),
+        ("ledger-1.db", "DELETE FROM mark", "39 tasks of 0 are there"),
+    ],
+)
+def test_what_is_missing_or_other_than_written_is_noticed(tmp_path: Path, name: str, loss: str, sentence: str) -> None:
+    """Losses that leave a perfectly good database."""
+    image = _clean_image(tmp_path)
+    with closing(sqlite3.connect(image / name)) as connection:
+        connection.execute(loss)
+        connection.commit()
+    with pytest.raises(StoreDamaged, match=sentence):
+        recovered_from(image)
+
+
+def test_a_snapshot_with_rows_missing_is_not_completed(tmp_path: Path) -> None:
+    """The node that receives it could not notice."""
+    with disk(tmp_path) as opened:
+        opened.store.perform(WriteLedger(ledger_write(1, *(task(f"t{n}") for n in range(20)))))
+        opened.next(LedgerWritten)
+        with closing(sqlite3.connect(tmp_path / "ledger-1.db")) as stranger:
+            stranger.execute("DELETE FROM tasks WHERE task_id = 't7'")
+            stranger.commit()
+        opened.store.perform(OpenSnapshot(1))
+        opened.next(SnapshotOpened)
+        opened.store.perform(ReadSnapshot(1, "", 1 << 20))
+        assert "19 tasks of 20 are there" in opened.next(DiskFailed).reason
 
 
 # --- files that do not belong together --------------------------------------------------------------------------------

@@ -240,6 +240,7 @@ def test_a_second_transfer_throws_away_what_the_first_had_staged(tmp_path: Path)
         _stage(opened, transfer=8, rows=[task("old 1"), task("old 2"), task("old 3")])
         _stage(opened, transfer=9)
         assert _install(opened, mark(50)).live == [task("x")]
+        assert not (tmp_path / "ledger-2.db").exists()
 
 
 def test_two_installs_in_quick_succession(tmp_path: Path) -> None:
