@@ -52,9 +52,10 @@ DROP: Final = TRANSITIONS["drop"]
 
 
 def diagram() -> str:
-    """The table as text, one line a transition, as ARCHITECTURE.md shows it."""
-    lines = ["             submit -> pending"]
+    """The table as text: what happens, from which states, to which. ARCHITECTURE.md shows it."""
+    lines = [f"{'submit':<9} (nothing) -> pending | scheduled"]
     for happening, moves in TRANSITIONS.items():
-        for before, after in moves.items():
-            lines.append(f"{STATE_NAMES[before]:>10} --{happening}--> {STATE_NAMES[after]}")
+        for after in dict.fromkeys(moves.values()):
+            befores = ", ".join(STATE_NAMES[before] for before, to in moves.items() if to == after)
+            lines.append(f"{happening:<9} {befores} -> {STATE_NAMES[after]}")
     return "\n".join(lines)
