@@ -1,0 +1,99 @@
+"""The simulator from the command line.
+
+python -m mesh.sim campaign --seeds 500 --first 0 --jobs 2   many seeds; fails if any breaks a promise, or if it is
+vacuous python -m mesh.sim seed 42                                   one seed again, with its story if it breaks
+something python -m mesh.sim shrink 42                                 the same failure from a smaller plan python -m
+mesh.sim ablate [NAME ...] --seeds 1000            one safeguard removed at a time: how many seeds until found
+"""
+
+import argparse
+import functools
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mesh.sim.ablations import ABLATIONS, Found, find, table, with_table
+from mesh.sim.campaign import Totals, shrink, tell
+from mesh.sim.world import Verdict, run_seed
+
+README = Path(__file__).parents[2] / "tests" / "sim" / "README.md"
+PROGRESS_S = 20.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse and run. Returns the exit code: 0 passed, 1 something is broken."""
+    parser = argparse.ArgumentParser(prog="python -m mesh.sim", description="The whole mesh under a seeded clock.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    campaign = verbs.add_parser("campaign", help="many seeds")
+    campaign.add_argument("--seeds", type=int, default=500)
+    campaign.add_argument("--first", type=int, default=0)
+    campaign.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    one = verbs.add_parser("seed", help="one seed again")
+    one.add_argument("seed", type=int)
+    smaller = verbs.add_parser("shrink", help="a failing seed made smaller")
+    smaller.add_argument("seed", type=int)
+    ablate = verbs.add_parser("ablate", help="one safeguard removed at a time")
+    ablate.add_argument("names", nargs="*", choices=[[], *ABLATIONS], default=[])
+    ablate.add_argument("--seeds", type=int, default=1_000)
+    ablate.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args(arguments)
+    if options.verb == "campaign":
+        return run_campaign(range(options.first, options.first + options.seeds), options.jobs)
+    if options.verb == "seed":
+        verdict, lines = tell(options.seed)
+        print("\n".join(lines))
+        return 1 if verdict.invariant else 0
+    if options.verb == "shrink":
+        return run_shrink(options.seed)
+    return run_ablations(options.names or list(ABLATIONS), options.seeds, options.jobs)
+
+
+def run_campaign(seeds: range, jobs: int) -> int:
+    """Every seed, in several processes; a line of progress now and then."""
+    totals = Totals()
+    began_s = said_s = time.monotonic()
+    for verdict in _spread(seeds, jobs):
+        totals.add(verdict)
+        if verdict.invariant:
+            print(f"seed {verdict.seed} breaks {verdict.invariant}", file=sys.stderr, flush=True)
+        if time.monotonic() - said_s > PROGRESS_S:
+            said_s = time.monotonic()
+            print(f"{totals.seeds} of {len(seeds)} seeds, {len(totals.failures)} failed", file=sys.stderr, flush=True)
+    print("\n".join(totals.lines(time.monotonic() - began_s)))
+    for failure in totals.failures[:1]:
+        print("\n".join(tell(failure.seed)[1]))
+    return 0 if totals.is_passed else 1
+
+
+def _spread(seeds: Iterable[int], jobs: int) -> Iterator[Verdict]:
+    if jobs <= 1:
+        yield from map(run_seed, seeds)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        yield from pool.imap_unordered(run_seed, seeds, chunksize=4)
+
+
+def run_shrink(seed: int) -> int:
+    plan, verdict = shrink(seed)
+    print("\n".join(tell(seed, plan)[1]))
+    return 1 if verdict.invariant else 0
+
+
+def run_ablations(names: list[str], seeds_max: int, jobs: int) -> int:
+    """Each in a process of its own; the whole table goes into tests/sim/README.md."""
+    found: list[Found] = []
+    hunt = functools.partial(find, seeds_max=seeds_max)
+    with multiprocessing.get_context("spawn").Pool(max(jobs, 1), maxtasksperchild=1) as pool:
+        for result in pool.imap(hunt, names, chunksize=1):
+            found.append(result)
+            print(f"{result.name}: {result.summary}", flush=True)
+    if len(names) == len(ABLATIONS):
+        README.write_text(with_table(README.read_text(encoding="utf-8"), table(found)), encoding="utf-8")
+    return 0 if all(result.seeds for result in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

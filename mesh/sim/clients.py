@@ -1,0 +1,488 @@
+"""Those outside: they submit under ids of their own, ask again when they hear nothing, and remember what they heard.
+
+An outcome that was not heard is unknown, never failed: the same id is sent again, to another node perhaps. What a
+client was promised goes into the `Oracle`, which outlives it.
+"""
+
+from collections.abc import Callable
+from random import Random
+from typing import Protocol
+
+import msgspec
+
+from mesh.documents import Task as TaskDocument
+from mesh.events import ClientGone, ClientMessage
+from mesh.ids import ClientId, LogIndex, TaskId
+from mesh.ledger.task import DEAD, FINISHED, STATE_NAMES
+from mesh.messages import (
+    Accepted,
+    Action,
+    Answer,
+    Ask,
+    ClientReply,
+    ClientRequest,
+    Code,
+    LeaderHint,
+    Order,
+    Question,
+    SubmitTasks,
+    TaskEnd,
+    TasksEnded,
+    TaskSpec,
+    TasksRefused,
+    WatchTasks,
+)
+from mesh.sim.agents import Script
+from mesh.sim.coverage import Coverage
+from mesh.sim.machine import Machine
+from mesh.sim.plan import Plan
+from mesh.sim.schedule import Schedule, dice
+from mesh.sim.violation import Violation
+from mesh.wire.codec import decode_reply, encode
+
+PATIENCE_US = (400_000, 1_500_000)
+SWEEP_US = 250_000
+QUIET_US = (1_500_000, 4_000_000)
+ASKED_MAX = 16
+DROPS_MAX = 12
+
+
+class Oracle(Protocol):
+    """What clients were told. Implemented by the checker."""
+
+    def accepted(self, task_id: TaskId, index: LogIndex) -> None: ...
+    def ended(self, end: TaskEnd) -> None: ...
+    def is_acked(self, task_id: TaskId) -> bool: ...
+    def acked_ids(self) -> list[TaskId]: ...
+    def final_state(self, task_id: TaskId) -> int | None: ...
+
+
+class Line:
+    """A client's link to one node: it loses, doubles and delays like any other, and breaks with the node."""
+
+    def __init__(
+        self, plan: Plan, schedule: Schedule, roll: Random, machines: list[Machine], hear: Callable[[ClientReply], None]
+    ) -> None:
+        self._schedule = schedule
+        self._dice = roll
+        self._machines = machines
+        self._hear = hear
+        self._delay_us = plan.delay_us
+        self.loss = plan.strength("loss")
+        self.duplicate = plan.strength("duplicate")
+        self.machine: Machine | None = None
+        self._incarnation = 0
+        self._client = ClientId(0)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the process that was dialled still runs."""
+        return self.machine is not None and self.machine.is_up and self.machine.incarnation == self._incarnation
+
+    def dial(self, number: int | None = None) -> bool:
+        """Hang up, and dial a node: that one, or any. False if nobody answers."""
+        self.hang_up()
+        machine = self._machines[self._dice.randrange(len(self._machines)) if number is None else number]
+        if not machine.is_up:
+            return False
+        self.machine, self._incarnation = machine, machine.incarnation
+        self._client = machine.new_client(self._to_me)
+        return True
+
+    def hang_up(self) -> None:
+        """The node may notice."""
+        if self.is_up and self.machine is not None:
+            self.machine.clients.pop(self._client, None)
+            if self._dice.random() < 0.7:
+                self._schedule.after(self._pause_us(), self._deliver, self.machine, ClientGone(self._client))
+        self.machine = None
+
+    def say(self, request: ClientRequest) -> None:
+        """Send a request, if there is a line."""
+        if not self.is_up or self.machine is None:
+            return
+        event = ClientMessage(self._client, encode(request))
+        if self._dice.random() * 1_000 >= self.loss:
+            self._schedule.after(self._pause_us(), self._deliver, self.machine, event)
+        if self.duplicate and self._dice.random() * 1_000 < self.duplicate:
+            self._schedule.after(self._pause_us() * 3, self._deliver, self.machine, event)
+
+    def _pause_us(self) -> int:
+        return self._delay_us // 4 + int(self._dice.expovariate(1.0) * self._delay_us)
+
+    def _deliver(self, machine: Machine, event: ClientMessage | ClientGone) -> None:
+        if machine.is_up and machine.incarnation == self._incarnation:
+            machine.receive(event)
+
+    def _to_me(self, data: bytes) -> None:
+        if self._dice.random() * 1_000 >= self.loss:
+            self._schedule.after(self._pause_us(), self._hear, decode_reply(data))
+
+
+class Wish(msgspec.Struct):
+    """One task a client wants done. `asked_us` is when it was last submitted, None before or when refused."""
+
+    spec: TaskSpec
+    script: Script
+    asked_us: int | None = None
+    not_before_us: int = 0
+    is_acked: bool = False
+    is_watched: bool = False
+    drops: int = 0
+    end: TaskEnd | None = None
+
+
+class Client:
+    """Submits tasks until it has submitted enough, and waits for their ends."""
+
+    def __init__(
+        self,
+        number: int,
+        plan: Plan,
+        schedule: Schedule,
+        coverage: Coverage,
+        machines: list[Machine],
+        oracle: Oracle,
+    ) -> None:
+        self.name = f"c{number + 1}"
+        self.wishes: dict[TaskId, Wish] = {}
+        self.is_done_wishing = False
+        self._plan = plan
+        self._schedule = schedule
+        self._coverage = coverage
+        self._machines = machines
+        self._oracle = oracle
+        self._dice = dice(plan.seed, f"client {number}")
+        self._wishes_max = plan.tasks_max // plan.clients + 1
+        self._line = Line(plan, schedule, self._dice, machines, self._hear)
+        self._patience_us = self._dice.randint(*PATIENCE_US)
+        self._request = 0
+        self._asked: dict[int, tuple[TaskId, int | None]] = {}
+        """Open TASK questions: the task, and the state it was known to have ended in."""
+        self._ordered: dict[int, TaskId] = {}
+        """Open RETRY orders."""
+        schedule.after(self._dice.randint(1_000, 400_000), self._wish)
+        schedule.after(SWEEP_US, self._sweep)
+
+    def crash(self) -> None:
+        """The client's process dies and comes back with its list of wishes, but knows no outcome."""
+        self._line.hang_up()
+        for wish in self.wishes.values():
+            wish.is_acked = wish.is_watched = False
+            wish.asked_us = None
+            if wish.end is not None and wish.end.state == DEAD:
+                wish.end = None
+        self._asked.clear()
+        self._ordered.clear()
+
+    def calm_down(self) -> None:
+        """No new wishes; nothing is lost on the line any more."""
+        self.is_done_wishing = True
+        self._line.loss = self._line.duplicate = 0
+
+    def unserved(self) -> list[TaskId]:
+        """What it still waits for."""
+        return [task_id for task_id, wish in self.wishes.items() if wish.end is None]
+
+    def wish(self, spec: TaskSpec, script: Script) -> None:
+        """Want one task done."""
+        self.wishes[spec.task_id] = Wish(spec, script)
+        self._submit([self.wishes[spec.task_id]])
+
+    # --- what it does of its own accord -------------------------------------------------------------------------------
+
+    def _wish(self) -> None:
+        if self.is_done_wishing or len(self.wishes) >= self._wishes_max:
+            return
+        fresh = []
+        for _ in range(self._dice.randint(1, self._plan.burst)):
+            number = len(self.wishes) + 1
+            spec, script = self._draw(TaskId(f"{self.name}-{number}"))
+            self.wishes[spec.task_id] = wish = Wish(spec, script)
+            fresh.append(wish)
+        self._submit(fresh)
+        pause_us = int(self._dice.expovariate(1.0) * self._plan.submit_pause_ms * 1_000)
+        if self._dice.random() * 1_000 < self._plan.quiet_permille:
+            pause_us += self._dice.randint(*QUIET_US)
+        self._schedule.after(pause_us, self._wish)
+
+    def _draw(self, task_id: TaskId) -> tuple[TaskSpec, Script]:
+        roll, plan = self._dice, self._plan
+        is_failing = roll.random() * 1_000 < plan.failing_permille
+        script = Script(
+            name=task_id,
+            failures=roll.choice((1, 1, 2, 9)) if is_failing else 0,
+            is_final=is_failing and roll.random() < 0.1,
+            run_us=int(roll.expovariate(1.0) * plan.attempt_us),
+            checkpoints=roll.randint(1, 4) if roll.random() * 1_000 < plan.checkpoint_permille else 0,
+        )
+        capability = roll.choices(("code", "plan", plan.rare_capability), (80, 17, 3))[0]
+        delay_ms = roll.randint(1, 2_000) if roll.random() < 0.05 else 0
+        spec = TaskSpec(
+            task_id,
+            capability,
+            encode(script),
+            priority=roll.choice((1, 5, 5, 9)),
+            max_attempts=roll.choice((1, 2, 3, 3)),
+            not_before_ms=1_700_000_000_000 + self._schedule.now_us // 1_000 + delay_ms if delay_ms else 0,
+            source=self.name,
+        )
+        return spec, script
+
+    def _sweep(self) -> None:
+        """Ask again about what was not heard of for too long; sometimes ask needlessly, cancel, or read."""
+        self._schedule.after(SWEEP_US, self._sweep)
+        now_us = self._schedule.now_us
+        overdue = [
+            wish
+            for wish in self.wishes.values()
+            if wish.end is None
+            and not wish.is_acked
+            and now_us >= wish.not_before_us
+            and (wish.asked_us is None or now_us - wish.asked_us > self._patience_us)
+        ]
+        if not self._line.is_up or (any(wish.asked_us is not None for wish in overdue) and self._dice.random() < 0.7):
+            self._line.dial()
+            for wish in self.wishes.values():
+                wish.is_watched = False
+        self._submit(overdue[:32])
+        self._watch()
+        if self.is_done_wishing:
+            self._give_up()
+        elif self.wishes:
+            self._fidget()
+
+    def _submit(self, wishes: list[Wish]) -> None:
+        if not wishes or (not self._line.is_up and not self._line.dial()):
+            return
+        for wish in wishes:
+            wish.asked_us = self._schedule.now_us
+            wish.is_watched = True
+        self._line.say(SubmitTasks(True, [wish.spec for wish in wishes]))
+
+    def _watch(self) -> None:
+        """After a change of line, and now and then: a promise to tell may have died with a node."""
+        unwatched = [
+            task_id
+            for task_id, wish in self.wishes.items()
+            if wish.is_acked and wish.end is None and (not wish.is_watched or self._dice.random() < 0.05)
+        ]
+        if unwatched and self._line.is_up:
+            for task_id in unwatched:
+                self.wishes[task_id].is_watched = self._dice.random() < 0.9
+            self._line.say(WatchTasks(unwatched))
+
+    def _fidget(self) -> None:
+        roll = self._dice
+        wish = list(self.wishes.values())[roll.randrange(len(self.wishes))]
+        choice = roll.random()
+        if choice < 0.10 and wish.is_acked:
+            self._coverage.add("same task sent again though accepted")
+            self._line.say(SubmitTasks(True, [wish.spec]))
+        elif choice < 0.13 and wish.end is None:
+            self._line.say(Order(self._next_request(), Action.CANCEL, wish.spec.task_id, "changed my mind"))
+        elif choice < 0.40:
+            self._ask(wish)
+        elif choice < 0.50:
+            question = roll.choice([question for question in Question if question != Question.TASK])
+            target = wish.spec.task_id if question == Question.EXPLAIN else ""
+            self._line.say(Ask(self._next_request(), question, roll.random() < 0.3, target, limit=roll.randint(1, 20)))
+
+    def _give_up(self) -> None:
+        """In the end, cancel what nobody can run, and drop the dead."""
+        offered = [capability for capabilities in self._plan.capabilities for capability in capabilities]
+        for task_id, wish in self.wishes.items():
+            if wish.end is None and wish.spec.capability not in offered and self._dice.random() < 0.3:
+                self._line.say(Order(self._next_request(), Action.CANCEL, task_id, "nobody can run it"))
+            elif wish.end is not None and wish.end.state == DEAD and self._dice.random() < 0.1:
+                if wish.drops >= DROPS_MAX:
+                    continue
+                wish.drops += 1
+                self._line.say(Order(self._next_request(), Action.DROP, task_id, "not worth it"))
+
+    def _ask(self, wish: Wish) -> None:
+        if len(self._asked) >= ASKED_MAX:
+            self._asked.clear()
+        request = self._next_request()
+        if wish.is_acked:
+            ended = wish.end.state if wish.end is not None and wish.end.state in FINISHED else None
+            self._asked[request] = (wish.spec.task_id, ended)
+        self._line.say(Ask(request, Question.TASK, False, wish.spec.task_id))
+
+    def _next_request(self) -> int:
+        self._request += 1
+        return self._request
+
+    # --- what it hears ------------------------------------------------------------------------------------------------
+
+    def _hear(self, reply: ClientReply) -> None:
+        match reply:
+            case Accepted():
+                for task_id in reply.task_ids:
+                    if self._oracle.is_acked(task_id):
+                        self._coverage.add("same task accepted again")
+                    self.wishes[task_id].is_acked = True
+                    self._oracle.accepted(task_id, reply.index)
+            case TasksRefused():
+                self._refused(reply)
+            case TasksEnded():
+                for end in reply.ends:
+                    self._ended(end)
+            case Answer():
+                self._answered(reply)
+            case LeaderHint():
+                self._hinted(reply)
+
+    def _refused(self, reply: TasksRefused) -> None:
+        for refusal in reply.refusals:
+            wish = self.wishes[refusal.task_id]
+            if refusal.code == Code.CONFLICT:
+                raise Violation("23 duplicates collapse", "a task conflicts with itself", refusal.task_id)
+            if refusal.code not in (Code.BACKPRESSURE, Code.UNAVAILABLE):
+                raise Violation("23 duplicates collapse", f"refused: {refusal.code} {refusal.message}", refusal.task_id)
+            self._coverage.add("backpressure answered" if refusal.code == Code.BACKPRESSURE else "unavailable answered")
+            wish.asked_us = None
+            wish.not_before_us = self._schedule.now_us + self._dice.randint(50_000, 600_000)
+
+    def _ended(self, end: TaskEnd) -> None:
+        wish = self.wishes[end.task_id]
+        if end.state == -1:
+            if wish.is_acked:
+                raise Violation("17 no acked task is lost", "a watcher was told there is no such task", end.task_id)
+            return
+        self._oracle.ended(end)
+        wish.end = end
+        wish.is_acked = True
+        if end.state == DEAD:
+            choice = self._dice.random()
+            if choice < 0.4 and not self.is_done_wishing:
+                request = self._next_request()
+                self._ordered[request] = end.task_id
+                self._line.say(Order(request, Action.RETRY, end.task_id))
+            elif choice < 0.5 or self.is_done_wishing:
+                self._line.say(Order(self._next_request(), Action.DROP, end.task_id, "not worth it"))
+
+    def _answered(self, answer: Answer) -> None:
+        task_id = self._ordered.pop(answer.request, None)
+        if task_id is not None and answer.code == Code.OK:
+            self.wishes[task_id].end = None
+            self.wishes[task_id].is_watched = False
+        asked = self._asked.pop(answer.request, None)
+        if asked is None:
+            return
+        task_id, ended = asked
+        read_is_fresh(self._coverage, answer, task_id, ended)
+
+    def _hinted(self, hint: LeaderHint) -> None:
+        if hint.leader is None or self._line.machine is None or self._line.machine.node_id == hint.leader:
+            return
+        if self._dice.random() < 0.3:
+            self._line.dial(self._plan.node_ids.index(hint.leader))
+            for wish in self.wishes.values():
+                wish.is_watched = False
+
+
+class Saboteur:
+    """Submits another payload under ids that were accepted. It must always be told that they conflict."""
+
+    def __init__(
+        self, plan: Plan, schedule: Schedule, coverage: Coverage, machines: list[Machine], oracle: Oracle
+    ) -> None:
+        self._schedule = schedule
+        self._coverage = coverage
+        self._oracle = oracle
+        self._dice = dice(plan.seed, "saboteur")
+        self._line = Line(plan, schedule, self._dice, machines, self._hear)
+        self.is_done = False
+        self._act()
+
+    def _act(self) -> None:
+        if self.is_done:
+            return
+        self._schedule.after(self._dice.randint(300_000, 2_500_000), self._act)
+        victims = self._oracle.acked_ids()
+        if victims and (self._line.is_up or self._line.dial()):
+            victim = victims[self._dice.randrange(len(victims))]
+            spec = TaskSpec(victim, "code", encode(Script("another payload")), source="saboteur")
+            self._line.say(SubmitTasks(False, [spec]))
+
+    def _hear(self, reply: ClientReply) -> None:
+        if isinstance(reply, Accepted) and reply.task_ids:
+            raise Violation("23 duplicates collapse", "another payload was accepted under its id", reply.task_ids[0])
+        if isinstance(reply, TasksRefused) and any(refusal.code == Code.CONFLICT for refusal in reply.refusals):
+            self._coverage.add("conflict answered")
+
+
+class Reader:
+    """Asks any node about tasks that anybody was told of. What was told once must be read from then on."""
+
+    def __init__(
+        self, plan: Plan, schedule: Schedule, coverage: Coverage, machines: list[Machine], oracle: Oracle
+    ) -> None:
+        self._schedule = schedule
+        self._coverage = coverage
+        self._oracle = oracle
+        self._dice = dice(plan.seed, "reader")
+        self._line = Line(plan, schedule, self._dice, machines, self._hear)
+        self._request = 0
+        self._asked: dict[int, tuple[TaskId, int | None]] = {}
+        """Open questions: the task, and the final state somebody was told of."""
+        self.is_done = False
+        schedule.after(500_000, self._act)
+
+    def _act(self) -> None:
+        if self.is_done:
+            return
+        self._schedule.after(self._dice.randint(20_000, 400_000), self._act)
+        known = self._oracle.acked_ids()
+        if not known:
+            return
+        if not self._line.is_up or self._dice.random() < 0.3:
+            self._line.dial()
+        task_id = known[max(self._dice.randrange(len(known)), self._dice.randrange(len(known)))]
+        self._request += 1
+        if len(self._asked) >= ASKED_MAX:
+            self._asked.clear()
+        self._asked[self._request] = (task_id, self._oracle.final_state(task_id))
+        self._line.say(Ask(self._request, Question.TASK, False, task_id))
+
+    def _hear(self, reply: ClientReply) -> None:
+        if not isinstance(reply, Answer):
+            return
+        task_id, final = self._asked.pop(reply.request, (TaskId(""), None))
+        if task_id:
+            read_is_fresh(self._coverage, reply, task_id, final)
+
+
+def read_is_fresh(coverage: Coverage, answer: Answer, task_id: TaskId, final: int | None) -> None:
+    """25: a task that was acked is found, and one that was told to have ended for good is read so."""
+    if answer.code == Code.NOT_FOUND:
+        raise Violation("25 reads are linearizable", "an acked task was not found", task_id)
+    if answer.code != Code.OK:
+        return
+    coverage.add("read answered")
+    state = msgspec.msgpack.decode(answer.body, type=TaskDocument).state
+    if final is not None and state != STATE_NAMES[final]:
+        raise Violation("25 reads are linearizable", f"ended as {STATE_NAMES[final]}, then read as {state}", task_id)
+
+
+class Operator:
+    """Gives orders to nodes: transfer, drain, recover, rebalance. Any node will do to say it to."""
+
+    def __init__(self, plan: Plan, schedule: Schedule, machines: list[Machine]) -> None:
+        self._dice = dice(plan.seed, "operator")
+        self._line = Line(plan, schedule, self._dice, machines, self._hear)
+        self._request = 0
+
+    def order(self, action: Action, target: str = "") -> None:
+        """One order, perhaps in vain."""
+        if self._line.is_up or self._line.dial():
+            self._request += 1
+            self._line.say(Order(self._request, action, target, "an operator's whim"))
+
+    def calm_down(self) -> None:
+        self._line.loss = self._line.duplicate = 0
+        self._line.dial()
+
+    def _hear(self, reply: ClientReply) -> None:
+        """Nothing it hears changes what it does."""

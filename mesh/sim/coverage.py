@@ -1,0 +1,66 @@
+"""What happened in a run, counted. A campaign in which something never happened has proved nothing about it."""
+
+REQUIRED = (
+    "election won",
+    "term beyond 5",
+    "leader cut off in a minority",
+    "leadership handed over",
+    "crash",
+    "crash that lost un-synced writes",
+    "all nodes restarted",
+    "pause",
+    "cut in halves",
+    "cut one way",
+    "bridge",
+    "connection made anew",
+    "disk stall",
+    "message lost",
+    "message doubled",
+    "message reordered",
+    "message replayed late",
+    "dropped at the high-water mark",
+    "link down",
+    "log cut back",
+    "log trimmed",
+    "snapshot installed",
+    "task accepted",
+    "task completed",
+    "task retried",
+    "task dead",
+    "task cancelled",
+    "task redriven",
+    "task reassigned",
+    "completion fenced",
+    "lease released",
+    "node failed",
+    "node restarted",
+    "node recovered",
+    "checkpoint kept",
+    "same task accepted again",
+    "conflict answered",
+    "backpressure answered",
+    "attempt died",
+    "late result after a pause",
+    "client crashed",
+    "read answered",
+)
+"""Without each of these at least once, a campaign of CAMPAIGN_SEEDS_MIN seeds or more fails as vacuous."""
+
+CAMPAIGN_SEEDS_MIN = 200
+
+
+class Coverage:
+    """Counts by name."""
+
+    __slots__ = ("counts",)
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def add(self, name: str, times: int = 1) -> None:
+        self.counts[name] = self.counts.get(name, 0) + times
+
+
+def missing(totals: dict[str, int]) -> list[str]:
+    """What was required and never happened."""
+    return [name for name in REQUIRED if not totals.get(name)]

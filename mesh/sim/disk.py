@@ -1,0 +1,300 @@
+"""A node's two files, as they would be after the power went: what is synced, and what is only on its way.
+
+`Storage` is the one writer thread: operations wait in line, the writer takes all that wait, and when their latency
+has passed they are durable, in order. A crash keeps a prefix of what was not yet synced: each batch as a whole or not
+at all, as SQLite promises. Files are plain lists and dicts; the semantics are those of the docstrings in
+mesh/effects.py.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from random import Random
+from typing import TypeAlias
+
+from mesh.durable import Entry, HardState, LedgerMark, Recovered, TaskRow
+from mesh.effects import InstallSnapshot, Persist, StageSnapshot, TrimLog, WriteLedger
+from mesh.events import Durable, Event, LedgerWritten, SnapshotInstalled
+from mesh.ids import LogIndex, TaskId, Term
+from mesh.sim.coverage import Coverage
+from mesh.sim.plan import Plan
+from mesh.sim.schedule import Schedule
+from mesh.sim.violation import Violation
+
+Write: TypeAlias = Persist | TrimLog | WriteLedger | StageSnapshot | InstallSnapshot
+
+
+class LogFile:
+    """Entries, term and vote, as synced."""
+
+    def __init__(self) -> None:
+        self.hard_state: HardState | None = None
+        self.first_index = 1
+        self.before_term = Term(0)
+        self.entries: list[Entry] = []
+
+    @property
+    def last_index(self) -> int:
+        return self.first_index + len(self.entries) - 1
+
+    @property
+    def term(self) -> int:
+        return self.hard_state.term if self.hard_state else 0
+
+    def term_at(self, index: int) -> int | None:
+        """Term of the entry at `index`; None if it is not in the file (but the one before the first is known)."""
+        if index == self.first_index - 1:
+            return self.before_term
+        if self.first_index <= index <= self.last_index:
+            return self.entries[index - self.first_index].term
+        return None
+
+    def persist(self, batch: Persist, node_id: str) -> None:
+        """Perform one batch. It must follow on what is there, and never take a term or a vote back (7, 8)."""
+        if batch.hard_state is not None:
+            self._keep(batch.hard_state, node_id)
+        if batch.truncate_from:
+            if batch.truncate_from < self.first_index:
+                raise Violation(
+                    "11 pointer order", f"{node_id} cuts its log from {batch.truncate_from}, already trimmed"
+                )
+            del self.entries[batch.truncate_from - self.first_index :]
+        if batch.entries:
+            if batch.entries[0].index != self.last_index + 1:
+                raise Violation(
+                    "2 log matching",
+                    f"{node_id} writes entry {batch.entries[0].index} behind its last one, {self.last_index}",
+                )
+            self.entries.extend(batch.entries)
+
+    def _keep(self, new: HardState, node_id: str) -> None:
+        old = self.hard_state
+        if old is not None and new.term < old.term:
+            raise Violation("7 term never goes back", f"{node_id} writes term {new.term} over {old.term}")
+        if old is not None and new.term == old.term and old.voted_for not in (None, new.voted_for):
+            raise Violation(
+                "8 a vote stands for its term",
+                f"{node_id} voted for {old.voted_for} in term {old.term} and now writes {new.voted_for}",
+            )
+        self.hard_state = new
+
+    def trim(self, first_index: LogIndex, before_term: Term) -> None:
+        """Forget what is before `first_index`."""
+        if first_index > self.first_index:
+            del self.entries[: first_index - self.first_index]
+            self.first_index, self.before_term = first_index, before_term
+
+    def restart_after(self, mark: LedgerMark) -> None:
+        """The log begins anew after a table that covers all before."""
+        self.entries = []
+        self.first_index, self.before_term = mark.applied_index + 1, mark.applied_term
+
+
+class LedgerFile:
+    """The task table as of one applied index, as synced."""
+
+    def __init__(self) -> None:
+        self.mark: LedgerMark | None = None
+        self.rows: dict[TaskId, TaskRow] = {}
+        self.events: list[tuple[int, bytes]] = []
+        self.installed_index = 0
+        """Where the last table that came from a leader stood."""
+        self.staged_rows: dict[TaskId, TaskRow] = {}
+        self.staged_events: list[tuple[int, bytes]] = []
+
+    @property
+    def applied_index(self) -> int:
+        return self.mark.applied_index if self.mark else 0
+
+    def write(self, effect: WriteLedger, node_id: str) -> None:
+        write = effect.write
+        if write.mark.applied_index < self.applied_index:
+            raise Violation(
+                "10 applied never goes back",
+                f"{node_id} writes its table as of {write.mark.applied_index} over {self.applied_index}",
+            )
+        for row in write.rows:
+            self.rows[row.task_id] = row
+        for task_id in write.forgotten:
+            self.rows.pop(task_id, None)
+        self.events = [batch for batch in self.events if batch[0] >= write.events_from] + write.events
+        self.mark = write.mark
+
+    def stage(self, effect: StageSnapshot) -> None:
+        if effect.first:
+            self.staged_rows, self.staged_events = {}, []
+        for row in effect.rows:
+            self.staged_rows[row.task_id] = row
+        self.staged_events.extend(effect.events)
+
+    def install(self, mark: LedgerMark, node_id: str) -> None:
+        if mark.applied_index < self.applied_index:
+            raise Violation(
+                "10 applied never goes back",
+                f"{node_id} installs a table as of {mark.applied_index} over {self.applied_index}",
+            )
+        self.rows, self.events = self.staged_rows, self.staged_events
+        self.staged_rows, self.staged_events = {}, []
+        self.mark = mark
+        self.installed_index = mark.applied_index
+
+    def copy(self) -> "LedgerFile":
+        """A read transaction: what stands here now, whatever is written afterwards."""
+        copy = LedgerFile()
+        copy.mark, copy.rows, copy.events = self.mark, dict(self.rows), list(self.events)
+        return copy
+
+    def page(self, after: str, rows_max: int) -> tuple[list[TaskRow], list[tuple[int, bytes]], str]:
+        """Rows with an id after the cursor, and the next cursor; the events come with the last page."""
+        task_ids = sorted(self.rows)
+        start = bisect_right(task_ids, after)
+        chosen = task_ids[start : start + rows_max]
+        is_last = start + rows_max >= len(task_ids)
+        more = "" if is_last else chosen[-1]
+        return [self.rows[task_id] for task_id in chosen], self.events if is_last else [], more
+
+
+class Disk:
+    """Both files, and how a node starts from them."""
+
+    def __init__(self, node_id: str) -> None:
+        self.node_id = node_id
+        self.log = LogFile()
+        self.ledger = LedgerFile()
+
+    def covers(self, index: int, term: int) -> bool:
+        """Whether the entry at (index, term) is synced here, in the log or in the table."""
+        return index <= self.ledger.applied_index or self.log.term_at(index) == term
+
+    def perform(self, write: Write) -> None:
+        """Make one operation durable."""
+        if type(write) is Persist:
+            self.log.persist(write, self.node_id)
+        elif type(write) is WriteLedger:
+            self.ledger.write(write, self.node_id)
+        elif type(write) is TrimLog:
+            covered = self.ledger.applied_index
+            if write.first_index > covered + 1:
+                detail = f"{self.node_id} trims its log to {write.first_index}, its table covers {covered}"
+                raise Violation("11 pointer order", detail)
+            self.log.trim(write.first_index, write.before_term)
+        elif type(write) is StageSnapshot:
+            self.ledger.stage(write)
+        elif type(write) is InstallSnapshot:
+            self.ledger.install(write.mark, self.node_id)
+            self.log.restart_after(write.mark)
+
+    def perform_half(self, install: InstallSnapshot) -> None:
+        """The crash came when the table was replaced and the log was not."""
+        self.ledger.install(install.mark, self.node_id)
+
+    def recover(self) -> Recovered:
+        """What a starting node finds. A log that does not reach its table begins anew after it."""
+        mark, log = self.ledger.mark, self.log
+        if mark is not None and log.term_at(mark.applied_index) != mark.applied_term:
+            log.restart_after(mark)
+        live = [row for row in self.ledger.rows.values() if not row.finished]
+        done = sorted((row for row in self.ledger.rows.values() if row.finished), key=lambda row: row.finished)
+        return Recovered(
+            hard_state=log.hard_state,
+            entries=list(log.entries),
+            before_term=log.before_term,
+            mark=mark,
+            live=live,
+            finished=[(row.task_id, row.fingerprint) for row in done],
+            finished_last=done[-1].finished if done else 0,
+        )
+
+
+class Storage:
+    """The writer of one running process. `tell` reports what has become durable."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        schedule: Schedule,
+        roll: Random,
+        disk: Disk,
+        coverage: Coverage,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self._plan = plan
+        self._schedule = schedule
+        self._dice = roll
+        self._disk = disk
+        self._coverage = coverage
+        self._tell = tell
+        self._waiting: list[Write] = []
+        self._writing: list[Write] = []
+        self._is_open = True
+        self.has_failed = False
+        self.stalled_until_us = 0
+
+    def put(self, write: Write) -> None:
+        """Hand one operation to the writer."""
+        self._waiting.append(write)
+        if not self._writing and not self.has_failed:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Take all that waits: one sync for what goes to the log, one transaction for each write of the table."""
+        self._writing, self._waiting = self._waiting, []
+        plan, roll = self._plan, self._dice.expovariate
+        log_writes = sum(1 for write in self._writing if type(write) is Persist or type(write) is TrimLog)
+        latency_us = plan.sync_us // 4 + int(roll(1.0) * plan.sync_us) if log_writes else 0
+        for write in self._writing:
+            if type(write) is WriteLedger or type(write) is InstallSnapshot:
+                latency_us += plan.ledger_write_us // 4 + int(roll(1.0) * plan.ledger_write_us)
+            elif type(write) is StageSnapshot:
+                latency_us += plan.ledger_write_us // 8
+        stall_us = max(0, self.stalled_until_us - self._schedule.now_us)
+        self._schedule.after(latency_us + stall_us, self._end)
+
+    def _end(self) -> None:
+        if not self._is_open or self.has_failed:
+            return
+        done, self._writing = self._writing, []
+        durable = None
+        events: list[Event] = []
+        for write in done:
+            self._disk.perform(write)
+            if type(write) is Persist:
+                durable = Durable(write.token)
+                if write.truncate_from:
+                    self._coverage.add("log cut back")
+            elif type(write) is WriteLedger:
+                events.append(LedgerWritten(write.write.mark.applied_index))
+            elif type(write) is TrimLog:
+                self._coverage.add("log trimmed")
+            elif type(write) is InstallSnapshot:
+                self._coverage.add("snapshot installed")
+                events.append(SnapshotInstalled(write.transfer, self._disk.recover()))
+        if durable is not None:
+            events.insert(0, durable)
+        if self._waiting:
+            self._begin()
+        for event in events:
+            self._tell(event)
+
+    def crash(self, keeps_permille: int) -> None:
+        """The process is gone. Of what was not synced, a prefix reached the disk; the log's is the longer one."""
+        self._is_open = False
+        pending = self._writing + self._waiting
+        kept = 0
+        while kept < len(pending) and self._dice.random() * 1_000 < keeps_permille:
+            kept += 1
+        table_kept = self._dice.randint(0, kept)
+        table_is_behind = False
+        for position, write in enumerate(pending[:kept]):
+            if type(write) is InstallSnapshot:
+                if table_is_behind:
+                    break
+                if position >= table_kept:
+                    self._disk.perform_half(write)
+                    self._coverage.add("crash between table and log")
+                    break
+            elif position >= table_kept and (type(write) is WriteLedger or type(write) is StageSnapshot):
+                table_is_behind = True
+                continue
+            self._disk.perform(write)
+        if kept < len(pending):
+            self._coverage.add("crash that lost un-synced writes")

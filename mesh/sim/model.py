@@ -1,0 +1,303 @@
+"""What the ledger ought to do, said a second time and more simply, for the checker to compare with.
+
+The model applies every committed entry once, when the first node does. It keeps per task only what the promises are
+about: state, token, attempts, checkpoint. It shares no code with mesh/ledger but the names of states and outcomes.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from mesh.ids import NodeId, TaskId
+from mesh.ledger import commands
+from mesh.ledger.applied import ALREADY, CONFLICT, DONE, FENCED, REFUSED, UNKNOWN
+from mesh.ledger.task import CANCELLED, COMPLETED, DEAD, DISPATCHED, FAILED, PENDING, RUNNING, SCHEDULED
+from mesh.sim.coverage import Coverage
+
+WAITING: Final = (PENDING, SCHEDULED)
+LEASED: Final = (DISPATCHED, RUNNING)
+OVER: Final = (COMPLETED, FAILED, CANCELLED)
+
+
+class ModelTask(msgspec.Struct):
+    """One task. `token_max` is the greatest token it ever had; `ends` every (state, token) it ended in."""
+
+    capability: str
+    payload: bytes
+    attempts_max: int
+    state: int
+    not_before_ms: int
+    attempts: int = 0
+    token: int = 0
+    token_max: int = 0
+    node_id: str = ""
+    sequence: int = 0
+    reason: str = ""
+    is_lost: bool = False
+    ends: list[tuple[int, int]] = []
+
+
+class ModelNode(msgspec.Struct):
+    incarnation: int
+    is_active: bool = True
+    is_draining: bool = False
+
+
+class Model:
+    """The table after `index`. `touched` are the tasks the last entry spoke of."""
+
+    def __init__(self, coverage: Coverage) -> None:
+        self.index = 0
+        self.at_ms = 0
+        self.tasks: dict[TaskId, ModelTask] = {}
+        self.nodes: dict[NodeId, ModelNode] = {}
+        self.touched: dict[TaskId, ModelTask] = {}
+        self.granted: dict[int, dict[TaskId, NodeId]] = {}
+        """By log index: the leases granted there."""
+        self.completions: dict[TaskId, int] = {}
+        """Token under which a task was completed."""
+        self._coverage = coverage
+
+    def apply(self, index: int, batch: commands.Batch | None) -> bytes:
+        """Apply the next entry (None: one without commands). Returns the outcome of each command."""
+        assert index == self.index + 1, f"the model is at {self.index} and was given {index}"
+        self.index = index
+        self.touched = {}
+        if batch is None:
+            return b""
+        self.at_ms = max(self.at_ms, batch.at_ms)
+        return bytes(_RULES[type(command)](self, command) for command in batch.commands)
+
+    # --- rules --------------------------------------------------------------------------------------------------------
+
+    def _submit(self, command: commands.SubmitTask) -> int:
+        spec = command.spec
+        task = self.tasks.get(spec.task_id)
+        if task is not None:
+            same = (task.capability, task.payload) == (spec.capability, spec.payload)
+            self._coverage.add("same task submitted again" if same else "conflict in the log")
+            return ALREADY if same else CONFLICT
+        self._coverage.add("task accepted")
+        state = SCHEDULED if spec.not_before_ms > self.at_ms else PENDING
+        task = ModelTask(spec.capability, spec.payload, spec.max_attempts, state, spec.not_before_ms)
+        self.tasks[spec.task_id] = self.touched[spec.task_id] = task
+        return DONE
+
+    def _grant(self, command: commands.GrantLease) -> int:
+        task, node = self._live(command.task_id), self.nodes.get(command.node_id)
+        if task is None or node is None:
+            return UNKNOWN
+        may_run = node.is_active and not node.is_draining and task.not_before_ms <= self.at_ms
+        if task.state not in WAITING or not may_run or self.index <= task.token:
+            return REFUSED
+        task.state = DISPATCHED
+        task.token = task.token_max = self.index
+        task.node_id = command.node_id
+        self.granted.setdefault(self.index, {})[command.task_id] = command.node_id
+        if task.is_lost:
+            self._coverage.add("task reassigned")
+        task.is_lost = False
+        return DONE
+
+    def _start(self, command: commands.StartTask) -> int:
+        task = self._leased(command.task_id, command.token)
+        if task is None:
+            return FENCED
+        if task.state == RUNNING:
+            return ALREADY
+        task.state = RUNNING
+        task.attempts += 1
+        return DONE
+
+    def _checkpoint(self, command: commands.SaveCheckpoint) -> int:
+        task = self._leased(command.task_id, command.token)
+        if task is None:
+            return FENCED
+        if command.sequence <= task.sequence:
+            return ALREADY
+        if task.state == DISPATCHED:
+            task.state = RUNNING
+            task.attempts += 1
+        task.sequence = command.sequence
+        self._coverage.add("checkpoint kept")
+        return DONE
+
+    def _complete(self, command: commands.CompleteTask) -> int:
+        task = self._live(command.task_id)
+        if task is None or task.token != command.token or task.state == DEAD:
+            return self._stale(command.task_id, command.token)
+        if task.state == DISPATCHED or (task.state in WAITING and task.attempts == 0):
+            task.attempts += 1
+        self._coverage.add("task completed")
+        if task.state in WAITING:
+            self._coverage.add("late completion accepted")
+        self.completions[command.task_id] = command.token
+        self._end(task, COMPLETED)
+        return DONE
+
+    def _fail(self, command: commands.FailAttempt) -> int:
+        task = self._leased(command.task_id, command.token)
+        if task is None:
+            return self._stale(command.task_id, command.token)
+        if task.state == DISPATCHED:
+            task.attempts += 1
+        task.reason = command.error
+        if command.final or task.attempts >= task.attempts_max:
+            self._end(task, DEAD)
+            self._coverage.add("task dead")
+        else:
+            delay_ms = min(1_000 << min(task.attempts - 1, 16), 60_000)
+            delay_ms += delay_ms * min(max(command.jitter_permille, 0), 100) // 1_000
+            self._wait_again(task, SCHEDULED)
+            task.not_before_ms = self.at_ms + delay_ms
+            self._coverage.add("task retried")
+        return DONE
+
+    def _release(self, command: commands.ReleaseLease) -> int:
+        task = self._leased(command.task_id, command.token)
+        if task is None:
+            return FENCED
+        if task.state == RUNNING:
+            task.attempts -= 1
+        self._wait_again(task, PENDING)
+        self._coverage.add("lease released")
+        return DONE
+
+    def _cancel(self, command: commands.CancelTask) -> int:
+        task = self.tasks.get(command.task_id)
+        if task is None:
+            return UNKNOWN
+        if task.state in OVER:
+            return ALREADY
+        self._touch(command.task_id)
+        self._end(task, CANCELLED)
+        self._coverage.add("task cancelled")
+        return DONE
+
+    def _redrive(self, command: commands.RedriveTask) -> int:
+        task = self._live(command.task_id)
+        if task is None:
+            return UNKNOWN
+        if task.state != DEAD:
+            return REFUSED
+        self._wait_again(task, PENDING)
+        task.attempts = task.token = 0
+        self._coverage.add("task redriven")
+        return DONE
+
+    def _drop(self, command: commands.DropDeadLetter) -> int:
+        task = self._live(command.task_id)
+        if task is None:
+            return UNKNOWN
+        if task.state != DEAD:
+            return REFUSED
+        self._end(task, FAILED)
+        return DONE
+
+    def _admit(self, command: commands.AdmitNode) -> int:
+        node = self.nodes.get(command.node_id)
+        if node is None:
+            self.nodes[command.node_id] = ModelNode(command.incarnation)
+            return DONE
+        if command.incarnation < node.incarnation or (command.incarnation == node.incarnation and node.is_active):
+            return ALREADY
+        self._coverage.add("node restarted" if node.is_active else "node recovered")
+        if command.incarnation > node.incarnation:
+            self._lose(command.node_id)
+            node.is_draining = False
+        node.incarnation, node.is_active = command.incarnation, True
+        return DONE
+
+    def _fail_node(self, command: commands.FailNode) -> int:
+        node = self.nodes.get(command.node_id)
+        if node is None:
+            return UNKNOWN
+        if not node.is_active or command.incarnation != node.incarnation:
+            return ALREADY
+        self._coverage.add("node failed")
+        node.is_active = False
+        self._lose(command.node_id)
+        return DONE
+
+    def _drain(self, command: commands.DrainNode) -> int:
+        node = self.nodes.get(command.node_id)
+        if node is None:
+            return UNKNOWN
+        if node.is_draining == command.draining:
+            return ALREADY
+        node.is_draining = command.draining
+        return DONE
+
+    def _elect(self, command: commands.ElectLeader) -> int:
+        return DONE
+
+    # --- parts of rules -----------------------------------------------------------------------------------------------
+
+    def _touch(self, task_id: TaskId) -> None:
+        self.touched[task_id] = self.tasks[task_id]
+
+    def _live(self, task_id: TaskId) -> ModelTask | None:
+        task = self.tasks.get(task_id)
+        if task is None or task.state in OVER:
+            return None
+        self._touch(task_id)
+        return task
+
+    def _leased(self, task_id: TaskId, token: int) -> ModelTask | None:
+        task = self._live(task_id)
+        return task if task is not None and task.token == token and task.state in LEASED else None
+
+    def _stale(self, task_id: TaskId, token: int) -> int:
+        task = self.tasks.get(task_id)
+        if task is None:
+            return UNKNOWN
+        if task.token == token:
+            return ALREADY
+        self._coverage.add("completion fenced")
+        return FENCED
+
+    def _lose(self, node_id: NodeId) -> None:
+        """The leases of a node end. What ran its last attempt is dead."""
+        for task_id, task in self.tasks.items():
+            if task.node_id != node_id or task.state not in LEASED:
+                continue
+            self._touch(task_id)
+            if task.state == RUNNING and task.attempts >= task.attempts_max:
+                task.reason = "node_lost"
+                self._end(task, DEAD)
+                self._coverage.add("task dead")
+                continue
+            self._wait_again(task, PENDING)
+            task.is_lost = True
+
+    @staticmethod
+    def _wait_again(task: ModelTask, state: int) -> None:
+        task.state = state
+        task.node_id = ""
+        task.sequence = 0
+        if state == PENDING:
+            task.not_before_ms = 0
+
+    @staticmethod
+    def _end(task: ModelTask, state: int) -> None:
+        task.state = state
+        task.ends.append((state, task.token))
+
+
+_RULES: dict[type, Callable[[Model, Any], int]] = {
+    commands.SubmitTask: Model._submit,
+    commands.GrantLease: Model._grant,
+    commands.StartTask: Model._start,
+    commands.SaveCheckpoint: Model._checkpoint,
+    commands.CompleteTask: Model._complete,
+    commands.FailAttempt: Model._fail,
+    commands.ReleaseLease: Model._release,
+    commands.CancelTask: Model._cancel,
+    commands.RedriveTask: Model._redrive,
+    commands.DropDeadLetter: Model._drop,
+    commands.AdmitNode: Model._admit,
+    commands.FailNode: Model._fail_node,
+    commands.DrainNode: Model._drain,
+    commands.ElectLeader: Model._elect,
+}
