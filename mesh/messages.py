@@ -20,6 +20,7 @@ class TaskSpec(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A task as it was submitted. `payload` is MessagePack, opaque to all but the process that runs it.
 
     `source` names who submitted it, for people; `not_before_ms` (epoch) delays the first attempt, 0 does not.
+    `checkpoint` is an encoded state the first attempt goes on from, empty if it starts at the beginning.
     """
 
     task_id: TaskId
@@ -29,6 +30,7 @@ class TaskSpec(msgspec.Struct, frozen=True, array_like=True, gc=False):
     max_attempts: int = 3
     not_before_ms: int = 0
     source: str = ""
+    checkpoint: bytes = b""
 
 
 class AttemptOrder(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -374,6 +376,8 @@ class Action(IntEnum):
     """Move tasks off overloaded, draining and failed nodes (S0-26). No target."""
     CHECKPOINT = 8
     """Save `value` as the checkpoint of a task (S0-28)."""
+    ADD_LEARNER = 9
+    """Let a node take part that has no vote: it gets the log, holds leases, gossips. Target `ID@HOST:PORT`."""
 
 
 class Order(_Message, frozen=True, tag=56):

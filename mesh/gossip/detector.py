@@ -47,17 +47,31 @@ class Detector:
         members: Iterable[tuple[NodeId, str]],
         now_ms: int,
     ) -> None:
-        """`members` are (node id, address) of every node that counts; our own is added if it is not among them."""
+        """`members` are (node id, address) of every node that counts; our own is added if it is not among them.
+
+        Others may come later, see `add`.
+        """
         self._config = config
         self._slack_ms = config.heartbeat_interval_ms // 10
         self._cluster = cluster
-        self._start_ms = now_ms
         addresses = {node_id: ""} | dict(members)
-        self._members = {name: MemberState(name, addresses[name], now_ms) for name in sorted(addresses)}
+        self._members = {name: _watched(name, addresses[name], now_ms) for name in sorted(addresses)}
+        self._node_id = node_id
         self._peers = {name: state for name, state in self._members.items() if name != node_id}
         self._changes: list[Change] = []
         self._urgent = False
         self._deadline_ms: int | None = None
+        self._set_deadline(now_ms)
+
+    def add(self, node_id: NodeId, address: str, now_ms: int) -> None:
+        """Watch one more node, from now on. One that is watched already is only given this address."""
+        state = self._members.get(node_id)
+        if state is not None:
+            state.address = address
+            return
+        members = {**self._members, node_id: _watched(node_id, address, now_ms)}
+        self._members = {name: members[name] for name in sorted(members)}
+        self._peers = {name: state for name, state in self._members.items() if name != self._node_id}
         self._set_deadline(now_ms)
 
     # --- what is heard ------------------------------------------------------------------------------------------------
@@ -165,10 +179,10 @@ class Detector:
 
     def silence_ms(self, node_id: NodeId, now_ms: int) -> int:
         """Age of the last heartbeat, or of our watch if there was none; 0 for our own node. KeyError as for health."""
-        heard_ms = self._members[node_id].heard_ms
+        state = self._members[node_id]
         if node_id not in self._peers:
             return 0
-        return now_ms - (self._start_ms if heard_ms is None else heard_ms)
+        return now_ms - (state.watched_ms if state.heard_ms is None else state.heard_ms)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -245,3 +259,7 @@ class Detector:
                 if lost_ms is not None:
                     due_ms.append(lost_ms)
         self._deadline_ms = min(due_ms, default=None)
+
+
+def _watched(node_id: NodeId, address: str, now_ms: int) -> MemberState:
+    return MemberState(node_id, address, awaited_ms=now_ms, watched_ms=now_ms)

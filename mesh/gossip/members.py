@@ -33,7 +33,8 @@ class MemberState:
     of the watch, or later if it was us who slept; `missed` heartbeats have not come since, and `spared` says that the
     next one was given more time because of that.
     `recovered_beats` counts heartbeats in a row since it began to recover; `failure_count` the verdicts.
-    `link_down_ms` is when our link to it broke; None while it is up, and if it was never up.
+    `link_down_ms` is when our link to it broke; None while it is up, and if it was never up. `watched_ms` is the start
+    of the watch.
     """
 
     node_id: NodeId
@@ -49,6 +50,7 @@ class MemberState:
     recovered_beats: int = 0
     link_up: bool = False
     link_down_ms: int | None = None
+    watched_ms: int = 0
 
     def says_link_is_down(self, peer: "MemberState", since_ms: int) -> bool:
         """Has it told us, after `since_ms`, that its own link to this incarnation of `peer` is down?"""

@@ -8,6 +8,7 @@ from mesh import documents
 from mesh.config import NodeConfig
 from mesh.dispatch.dispatcher import Dispatcher
 from mesh.dispatch.placement import explain
+from mesh.durable import Configuration
 from mesh.gossip.detector import Detector
 from mesh.gossip.members import Health
 from mesh.ids import NodeId
@@ -139,15 +140,17 @@ class Answers:
 
     def raft_status(self) -> documents.RaftStatus:
         raft = self._raft
-        addresses = dict(self._config.voters)
+        configuration = raft.configuration
         trailing = {peer_id: (match, state) for peer_id, match, state in raft.peers()}
         peers = []
-        for node_id in raft.configuration.voter_ids:
+        for member in configuration.voters + configuration.learners:
+            node_id = member.node_id
             match, state = trailing.get(node_id, (0, ""))
             if node_id == self._config.node_id:
                 match, state = raft.last_index, "self"
             behind = max(0, raft.last_index - match) if state else 0
-            peers.append(documents.RaftPeer(node_id, addresses.get(node_id, ""), "voter", match, behind, state))
+            role = role_in(configuration, node_id)
+            peers.append(documents.RaftPeer(node_id, member.address, role, match, behind, state))
         return documents.RaftStatus(
             node=self._config.node_id,
             role=raft.role.name.lower(),
@@ -170,7 +173,7 @@ class Answers:
         return counts
 
     def _nodes(self, now_ms: int) -> list[documents.NodeView]:
-        voters = self._raft.configuration.voter_ids
+        configuration = self._raft.configuration
         views = []
         for member in self._detector.members():
             node_id = member.node_id
@@ -182,7 +185,7 @@ class Answers:
                     id=node_id,
                     address=beat.address if beat is not None else member.address,
                     pid=beat.pid if beat is not None else 0,
-                    role="voter" if node_id in voters else "worker",
+                    role=role_in(configuration, node_id),
                     leader=node_id == self._raft.leader_id,
                     health=Health(member.health).name.lower(),
                     admin="draining" if draining else "active",
@@ -200,6 +203,13 @@ class Answers:
         voters = self._raft.configuration.voter_ids
         alive = [voter for voter in voters if self._detector.health(NodeId(voter)) != Health.FAILED]
         return len(alive) * 2 > len(voters)
+
+
+def role_in(configuration: Configuration, node_id: NodeId) -> str:
+    """What part a node has in the log: voter, learner, or (worker) none."""
+    if node_id in configuration.voter_ids:
+        return "voter"
+    return "learner" if any(member.node_id == node_id for member in configuration.learners) else "worker"
 
 
 def matches(task: Task, states: tuple[int, ...], capability: str) -> bool:

@@ -99,7 +99,7 @@ class Behind:
             Term(ledger.applied_term),
             ledger.digest,
             encode(ledger.summary()),
-            encode(self._raft.configuration),
+            encode(self._raft.configuration_at(ledger.applied_index)),
         )
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mesh import documents
+from mesh.durable import EntryKind
 from mesh.effects import Channel, LoadHistory, LoadRows, Reply, Send
 from mesh.events import ClientMessage, HistoryLoaded, RowsLoaded
-from mesh.ids import ClientId, NodeId, TaskId
+from mesh.ids import ClientId, LogIndex, NodeId, TaskId
 from mesh.ledger.applied import ALREADY, DONE, UNKNOWN, Applied
 from mesh.ledger.commands import (
     CancelTask,
@@ -47,6 +48,7 @@ from mesh.messages import (
 )
 from mesh.node import answers, requests
 from mesh.node.requests import HERE, Client, Waiting
+from mesh.raft.configuration import with_learner
 from mesh.wire.codec import Rubbish, decode_happenings, decode_request, decode_task, encode
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 
 NO_LEADER = "no leader is known here just now; nothing was done, try again"
 NOT_SERVING = "this node does not lead (any more); nothing was done, try again"
+CONFIGURING = "the configuration cannot be changed just now; nothing was done, try again"
 _ORDERED = frozenset({CancelTask, RedriveTask, DropDeadLetter, SaveCheckpoint, DrainNode, FailNode})
 LOADS_MAX = 10_000
 PAGE_MAX = 1_000
@@ -79,6 +82,8 @@ class ClientDesk:
         self._last_load = 0
         self._orders: dict[Command, list[tuple[Client, int]]] = {}
         """Orders proposed and not yet applied: who asked, and under which request number."""
+        self._joins: dict[LogIndex, list[tuple[Client, int]]] = {}
+        """The same for configurations, by the index of their entry."""
 
     # --- in ---
 
@@ -323,6 +328,9 @@ class ClientDesk:
         if order.action == Action.TRANSFER:
             self._transfer(client, order)
             return
+        if order.action == Action.ADD_LEARNER:
+            self._add_learner(client, order)
+            return
         if order.action == Action.REBALANCE:
             released = node.leading.rebalance()
             self.answer(client, order.request, Code.OK, f"{released} leases given back")
@@ -372,6 +380,33 @@ class ClientDesk:
         else:
             self.answer(client, order.request, Code.REFUSED, "leadership cannot be handed over just now; try again")
 
+    def _add_learner(self, client: Client, order: Order) -> None:
+        """Propose the configuration with one learner more, or wait for the one that has it already."""
+        raft = self._node.raft
+        learner = requests.member(order.target)
+        if learner is None:
+            self.answer(client, order.request, Code.INVALID, f"a node is named ID@HOST:PORT, not {order.target!r}")
+            return
+        if sum(len(waiting) for waiting in self._joins.values()) >= LOADS_MAX:
+            self.answer(client, order.request, Code.BACKPRESSURE, "too many orders wait; try again")
+            return
+        configuration = with_learner(raft.configuration, learner)
+        if configuration is raft.configuration:
+            index: LogIndex | None = raft.log.configurations.index
+        else:
+            index = raft.propose(EntryKind.CONFIGURATION, encode(configuration), self._node.now_ms)
+        if index is None:
+            self.answer(client, order.request, Code.UNAVAILABLE, CONFIGURING)
+        elif index <= self._node.ledger.applied_index:
+            self.answer(client, order.request, Code.OK, f"{learner.node_id} takes part already")
+        else:
+            self._joins.setdefault(index, []).append((client, order.request))
+
+    def configured(self, index: LogIndex) -> None:
+        """A configuration is committed: tell whoever waited for it."""
+        for client, request in self._joins.pop(index, ()):
+            self.answer(client, request, Code.OK, "done")
+
     def applied(self, applied: Applied, commands: list[Command]) -> None:
         """An entry of this office was applied: tell whoever waited for it."""
         for client, reply in self.waiting.applied(applied, self._node.ledger):
@@ -391,6 +426,7 @@ class ClientDesk:
         for client, ask in self.waiting.clear():
             self.answer(client, ask.request, Code.UNAVAILABLE, NOT_SERVING)
         self._orders.clear()
+        self._joins.clear()
 
     def read_failed(self, read_id: int) -> None:
         read = self.waiting.reads.pop(read_id, None)

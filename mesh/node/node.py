@@ -44,6 +44,7 @@ from mesh.node.clients import ClientDesk
 from mesh.node.holding import Holding
 from mesh.node.leading import Leading
 from mesh.node.transfers import Transfers
+from mesh.raft.configuration import member_ids
 from mesh.raft.replica import NO_OUTPUT, Replica
 from mesh.wire.codec import Rubbish, decode_heartbeat, decode_peer, decode_summary, decode_task, encode
 
@@ -65,7 +66,7 @@ class Node:
         self.counters: dict[str, int] = {}
         founding = Configuration(tuple(Member(NodeId(name), address) for name, address in config.voters))
         members = [(member.node_id, member.address) for member in founding.voters]
-        self._addresses = dict(members)
+        self._configuration = founding
         self.raft = Replica(
             node_id=self.node_id,
             config=config.raft,
@@ -143,6 +144,8 @@ class Node:
             self.leading.check()
         self.leading.check()
         self.clients.answer_ready()
+        if raft.configuration is not self._configuration:
+            self._members_changed()
         told = (raft.term, raft.leader_id)
         if told != self._told:
             self._told = told
@@ -156,12 +159,22 @@ class Node:
             return
         if entry.kind != EntryKind.COMMANDS:
             self.ledger.skip(entry.index, entry.term, entry.data)
+            if entry.kind == EntryKind.CONFIGURATION:
+                self.clients.configured(entry.index)
             return
         batch = self.leading.batch_of(entry)
         applied = self.ledger.apply(entry.index, entry.term, batch, entry.data)
         self.holding.applied(applied)
         if self.leading.dispatcher.in_office:
             self.leading.applied(applied, batch)
+
+    def _members_changed(self) -> None:
+        """Another configuration is in force: watch whoever came. If that is us, tell everybody at once that we are."""
+        before, self._configuration = self._configuration, self.raft.configuration
+        for member in self._configuration.voters + self._configuration.learners:
+            self.detector.add(member.node_id, member.address, self.now_ms)
+        if self.node_id in member_ids(self._configuration) and self.node_id not in member_ids(before):
+            self._publish()
 
     def _leader_changed(self) -> None:
         self.clients.leader_changed()
@@ -322,9 +335,9 @@ class Node:
     def address_of(self, node_id: NodeId) -> str:
         """Where a node listens: HOST:PORT, empty if unknown."""
         member = self.detector.member(node_id)
-        if member is not None and member.last is not None:
-            return member.last.address
-        return self._addresses.get(node_id, "")
+        if member is None:
+            return ""
+        return member.address if member.last is None else member.last.address
 
     def count(self, what: str, how_many: int = 1) -> None:
         self.counters[what] = self.counters.get(what, 0) + how_many

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from mesh.config import PAYLOAD_BYTES_MAX
+from mesh.durable import Member
 from mesh.ids import ClientId, LogIndex, NodeId, TaskId
 from mesh.ledger.applied import Applied
 from mesh.ledger.table import Table
@@ -194,6 +195,14 @@ def backpressure(spec: TaskSpec, queued: int) -> TaskRefusal:
     return TaskRefusal(spec.task_id, Code.BACKPRESSURE, text, BACKPRESSURE_RETRY_MS)
 
 
+def member(target: str) -> Member | None:
+    """The node that `ID@HOST:PORT` names; None if it names none."""
+    node_id, _, address = target.rpartition("@")
+    if not 0 < len(node_id) <= ID_CHARS_MAX or not address:
+        return None
+    return Member(NodeId(node_id), address)
+
+
 def invalid(spec: TaskSpec) -> str:
     """Why a task cannot be accepted, in one sentence; empty if it can."""
     if not spec.task_id or len(spec.task_id) > ID_CHARS_MAX:
@@ -202,6 +211,8 @@ def invalid(spec: TaskSpec) -> str:
         return f"a capability has 1 to {CAPABILITY_CHARS_MAX} characters, this one {len(spec.capability)}"
     if len(spec.payload) > PAYLOAD_BYTES_MAX:
         return f"the payload takes {len(spec.payload)} bytes; {PAYLOAD_BYTES_MAX} at most travel inline"
+    if len(spec.checkpoint) > PAYLOAD_BYTES_MAX:
+        return f"the checkpoint takes {len(spec.checkpoint)} bytes; {PAYLOAD_BYTES_MAX} at most travel inline"
     if not 1 <= spec.max_attempts <= ATTEMPTS_MAX:
         return f"max_attempts is 1 to {ATTEMPTS_MAX}, not {spec.max_attempts}"
     if not -1_000_000 <= spec.priority <= 1_000_000:

@@ -6,7 +6,7 @@ history below is a part of the log and is cut by the function that cuts the log,
 
 import msgspec
 
-from mesh.durable import Configuration
+from mesh.durable import Configuration, Member
 from mesh.ids import LogIndex, NodeId
 
 _decoder = msgspec.msgpack.Decoder(Configuration)
@@ -37,6 +37,14 @@ def is_single_change(old: Configuration, new: Configuration) -> bool:
     return len(set(old.voter_ids) ^ set(new.voter_ids)) <= 1
 
 
+def with_learner(configuration: Configuration, learner: Member) -> Configuration:
+    """The same with one learner more, or with another address for it; itself if there is nothing to change."""
+    if learner in configuration.learners or learner.node_id in configuration.voter_ids:
+        return configuration
+    others = tuple(member for member in configuration.learners if member.node_id != learner.node_id)
+    return Configuration(configuration.voters, (*others, learner))
+
+
 class ConfigurationHistory:
     """The configurations of the log, each with the index of its entry; the last one is in force."""
 
@@ -58,6 +66,10 @@ class ConfigurationHistory:
         assert index > self.index, f"configurations come in log order, not {index} after {self.index}"
         self._history.append((index, configuration))
         self._adopt_last()
+
+    def at(self, index: LogIndex) -> Configuration:
+        """The one in force as of the entry at `index`, which is not before the oldest one known."""
+        return next((known for since, known in reversed(self._history) if since <= index), self._history[0][1])
 
     def truncate(self, from_index: LogIndex) -> None:
         """The log was cut from `from_index` on. The oldest known configuration is committed and never cut."""

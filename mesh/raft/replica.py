@@ -319,6 +319,10 @@ class Replica:
         """The one in force, committed or not."""
         return self._s.log.configurations.latest
 
+    def configuration_at(self, index: LogIndex) -> Configuration:
+        """The one in force as of the entry at `index`: committed, if the entry is."""
+        return self._s.log.configurations.at(index)
+
     @property
     def is_quorum_live(self) -> bool:
         """A leader that a majority answers, or a follower that heard its leader lately."""

@@ -537,3 +537,53 @@ def test_members_come_in_order_of_id_with_our_own_among_them() -> None:
         (BEN, ""),
         (EVA, "eva:1"),
     ]
+
+
+# --- members that come later ------------------------------------------------------------------------------------------
+
+
+def test_a_node_that_joins_later_is_watched_from_then_on() -> None:
+    """eva joins at 5,000. Nothing she missed before counts; her silence from then on does, as anybody's would."""
+    detector = watch(BEN)
+    assert detector.heard(beat(BEN, 1), 4_900)
+    assert not detector.heard(beat(EVA, 1), 4_950)
+    detector.add(EVA, "eva:1", 5_000)
+    assert (detector.health(EVA), detector.silence_ms(EVA, 5_300)) == (HEALTHY, 300)
+    assert detector.heard(beat(EVA, 2), 5_400)
+    assert detector.heard(beat(BEN, 2), 5_900)
+    assert detector.next_deadline_ms() == 5_400 + 1_100
+    assert detector.tick(6_500) == [change(EVA, HEALTHY, DEGRADED, "missed a heartbeat")]
+
+
+def test_a_node_that_joins_and_never_speaks_fails() -> None:
+    detector = watch()
+    assert detector.next_deadline_ms() is None
+    detector.add(EVA, "eva:1", 5_000)
+    assert detector.next_deadline_ms() == 6_100
+    assert detector.tick(8_100) == [change(EVA, HEALTHY, FAILED, "missed 3 heartbeats", incarnation=0)]
+
+
+def test_those_who_come_later_stand_in_order_of_id_and_count_in_a_majority() -> None:
+    """ana alone with eva cannot tell who is cut off; with ben among them, ben can bear witness."""
+    detector = watch(EVA)
+    detector.add(BEN, "ben:1", 0)
+    assert [(state.node_id, state.address) for state in detector.members()] == [
+        (ANA, "ana:1"),
+        (BEN, "ben:1"),
+        (EVA, "eva:1"),
+    ]
+    assert detector.heard(beat(BEN, 1), 10) and detector.heard(beat(EVA, 1), 10)
+    detector.link_up(EVA, Incarnation(1), 20)
+    detector.link_down(EVA, 100)
+    assert detector.heard(beat(BEN, 2, lost=(EVA,)), 110)
+    assert detector.tick(250) == [change(EVA, HEALTHY, FAILED, "link lost")]
+
+
+def test_adding_a_member_again_changes_nothing_but_its_address() -> None:
+    detector = watch(BEN)
+    assert detector.heard(beat(BEN, 7), 200)
+    detector.add(BEN, "elsewhere:1", 300)
+    detector.add(ANA, "ana:2", 300)
+    assert [state.address for state in detector.members()] == ["ana:2", "elsewhere:1"]
+    assert not detector.heard(beat(BEN, 7), 400)
+    assert detector.views() == (PeerView(BEN, Incarnation(1), HEALTHY, False),)

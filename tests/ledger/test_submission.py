@@ -74,3 +74,12 @@ def test_time_in_the_log_never_goes_back() -> None:
     log = Log()
     log.apply(submit(TaskId("a")), at_ms=5_000)
     assert log.apply(submit(TaskId("b")), at_ms=4_000).at_ms == 5_000
+
+
+def test_a_task_may_come_with_a_checkpoint_to_go_on_from() -> None:
+    """S0-18: eva hands in work that was begun elsewhere; ana's first attempt finds where it stood."""
+    log = with_nodes(ANA)
+    begun = TaskSpec(MAIL, "image", b"\x01", checkpoint=b"\x81")
+    log.apply(SubmitTask(begun))
+    (task,) = log.apply(grant(MAIL, ANA)).granted
+    assert task.attempt_order().checkpoint == b"\x81"

@@ -5,7 +5,7 @@ import pytest
 
 from mesh.durable import Configuration, Member
 from mesh.ids import LogIndex, NodeId
-from mesh.raft.configuration import ConfigurationHistory, decode, is_single_change, member_ids
+from mesh.raft.configuration import ConfigurationHistory, decode, is_single_change, member_ids, with_learner
 from tests.raft.cast import ANA, BEN, EVA, KAI, encoded, founding
 
 TRIO = founding(ANA, BEN, EVA)
@@ -91,3 +91,29 @@ def test_addresses_travel_with_the_members() -> None:
     data = encoded(Configuration((Member(NodeId("ana"), "10.0.0.1:7000"),)))
     found = decode(data)
     assert found is not None and found.voters[0].address == "10.0.0.1:7000"
+
+
+def test_the_one_in_force_at_an_index_is_the_last_that_came_by_then() -> None:
+    """A table as of entry 6 is kept with the configuration of 5, though that of 9 is in force already: 9 may be cut."""
+    history = ConfigurationHistory(LogIndex(1), founding(ANA))
+    history.append(LogIndex(5), founding(ANA, BEN))
+    history.append(LogIndex(9), TRIO)
+    at = [history.at(LogIndex(index)) for index in (1, 4, 5, 8, 9, 12)]
+    assert at == [founding(ANA), founding(ANA), founding(ANA, BEN), founding(ANA, BEN), TRIO, TRIO]
+
+
+def test_a_learner_comes_last_and_once() -> None:
+    kai = Member(KAI, "kai:7000")
+    more = with_learner(TRIO, kai)
+    assert more == founding(ANA, BEN, EVA, learners=(KAI,))
+    assert is_single_change(TRIO, more)
+    assert with_learner(more, kai) is more
+
+
+def test_a_learner_may_move() -> None:
+    moved = with_learner(founding(ANA, learners=(BEN, KAI)), Member(BEN, "ben:9000"))
+    assert moved == Configuration((Member(ANA, "ana:7000"),), (Member(KAI, "kai:7000"), Member(BEN, "ben:9000")))
+
+
+def test_a_voter_does_not_become_a_learner() -> None:
+    assert with_learner(TRIO, Member(ANA, "elsewhere:1")) is TRIO
