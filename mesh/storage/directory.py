@@ -35,7 +35,7 @@ class Directory:
 
     def __init__(self, path: Path, *, node_id: str, cluster: str) -> None:
         self.path = path
-        self._lock = _lock(path)
+        self._lock: int | None = _lock(path)
         try:
             self.identity, self.complete = self._identify(node_id, cluster)
         except BaseException:
@@ -97,7 +97,10 @@ class Directory:
                 file.unlink(missing_ok=True)
 
     def release(self) -> None:
-        os.close(self._lock)
+        """Let another process have it. Once more does no harm."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 def _lock(path: Path) -> int:

@@ -208,6 +208,7 @@ class Store:
             if any(thread.is_alive() for thread in self._threads):
                 return
             self._ledger = self._workers.ledger.ledger
+            self._threads = []
         for file in (self._log, self._ledger):
             try:
                 file.close()  # SQLite tidies up, and touches only what was committed.

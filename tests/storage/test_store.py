@@ -1,17 +1,19 @@
 """The data directory as a whole: whose it is, who holds it, and what a node finds there when it starts."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from mesh.durable import Recovered
 from mesh.effects import WriteLedger
-from mesh.events import Event, LedgerWritten
+from mesh.events import DiskFailed, Event, LedgerWritten
+from mesh.storage.database import connect
 from mesh.storage.faults import StoreDamaged, StoreRefused
 from mesh.storage.log_store import LogStore
-from mesh.storage.store import Store
-from tests.storage.disk import Disk, disk, entries, ledger_write, mark, task, vote
+from mesh.storage.store import QUEUED_MAX, Store
+from tests.storage.disk import Disk, disk, entries, entry, ledger_write, mark, recovered_from, task, vote
 
 EMPTY = Recovered(None, [], 0, None, [], [], 0)  # type: ignore[arg-type]
 
@@ -146,3 +148,38 @@ def test_a_crash_while_the_directory_is_made_costs_nothing(tmp_path: Path) -> No
     with disk(half) as opened:
         assert opened.recovered == EMPTY
         assert opened.store.incarnation == 1
+
+
+def test_closing_finishes_what_was_asked_for(tmp_path: Path) -> None:
+    """Fifty batches and a table are handed over, and the store is closed at once; closing again does no harm."""
+    with disk(tmp_path) as opened:
+        for token in range(1, 51):
+            opened.persist(token, entry(token))
+        opened.store.perform(WriteLedger(ledger_write(40, task("a"))))
+        opened.store.close()
+    with disk(tmp_path) as after:
+        assert (len(after.recovered.entries), after.recovered.mark) == (50, mark(40))
+
+
+def test_a_store_that_was_never_started_can_be_closed(tmp_path: Path) -> None:
+    with disk(tmp_path, started=False):
+        pass
+    assert recovered_from(tmp_path) == EMPTY
+
+
+def test_a_disk_hopelessly_behind_counts_as_failed(tmp_path: Path) -> None:
+    """Nothing takes effects from the queue. It is bounded, and the one too many is not silently dropped."""
+    with disk(tmp_path, started=False) as stuck:
+        for token in range(1, QUEUED_MAX + 1):
+            stuck.persist(token)
+        assert stuck.events.empty()
+        stuck.persist(QUEUED_MAX + 1)
+        assert "65537 effects wait for the disk" in stuck.next(DiskFailed).reason
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_every_commit_is_synced(tmp_path: Path, exclusive: bool) -> None:
+    """WAL with synchronous=FULL: a sync with each commit, and not every so often (NATS 7564; consensus D1)."""
+    with closing(connect(tmp_path / "some.db", exclusive=exclusive)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
