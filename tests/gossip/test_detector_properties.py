@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.config import GossipConfig
@@ -42,13 +42,13 @@ class LinkDown:
 Happening = Beat | LinkUp | LinkDown
 
 # Mostly the next sequence of the present incarnation, as in life; sometimes an old or repeated one, or a restart.
-nodes = st.sampled_from([BEN, BEN, BEN, EVA])
+nodes = st.sampled_from([BEN, EVA])
 restarts = st.sampled_from([0] * 12 + [1, -1])
 steps = st.sampled_from([1] * 8 + [0, -1, 5])
-pauses_ms = st.sampled_from([1, 2, 5, 19, 20, 21, 33, 54, 55, 56])
+pauses_ms = st.sampled_from([1, 2, 3, 5, 8, 12, 19, 20, 21, 33, 54, 55, 56])
 sketches = st.one_of(
     st.tuples(st.just("beat"), nodes, restarts, steps, st.booleans()),
-    st.tuples(st.just("beat"), nodes, restarts, steps, st.booleans()),
+    st.tuples(st.just("beat"), nodes, st.just(0), st.just(1), st.just(True)),
     st.tuples(st.just("up"), nodes, restarts, st.just(0), st.just(False)),
     st.tuples(st.just("down"), nodes, st.just(0), st.just(0), st.just(False)),
 )
@@ -62,7 +62,7 @@ def stories(draw: st.DrawFn) -> list[tuple[int, Happening]]:
     for node in OTHER:
         story += [(1, LinkUp(node, 1)), (1, Beat(node, 1, 1, 0))]
     for pause_ms, (kind, node, restart, step, complains) in draw(
-        st.lists(st.tuples(pauses_ms, sketches), min_size=3, max_size=20)
+        st.lists(st.tuples(pauses_ms, sketches), min_size=5, max_size=20)
     ):
         speaks_as = max(1, incarnation[node] + restart)
         if speaks_as > incarnation[node]:
@@ -180,7 +180,6 @@ def tell(detector: Detector, what: Happening, now_ms: int) -> None:
             detector.heard(said, now_ms)
 
 
-@settings(max_examples=100)
 @given(stories())
 def test_the_detector_does_what_its_definition_says(story: list[tuple[int, Happening]]) -> None:
     """One detector is ticked every millisecond, one only when its own deadline says so; both agree with the model."""
