@@ -37,6 +37,7 @@ check: install
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 install: $(VENV)/.dev
+	@:
 
 sim: install
 	$(BIN)/python -m mesh.sim campaign --seeds $(SEEDS) --first $(FIRST)
