@@ -124,9 +124,8 @@ class Leading:
 
     def _send_grants(self, holder: NodeId, orders: list[AttemptOrder]) -> None:
         node = self._node
-        member = node.detector.member(holder)
-        if member is None:
-            return
+        # A lease belongs to the incarnation the table knows, not to one that was heard of since.
+        incarnation = node.ledger.nodes[holder].incarnation
         if holder == node.node_id:
             node.holding.on_grants(holder, Grants(self._term, node.config.incarnation, orders))
             return
@@ -136,13 +135,13 @@ class Leading:
         for order in orders:
             order_bytes = len(order.payload) + len(order.checkpoint) + 64
             if batch and size + order_bytes > bytes_max:
-                grants = Grants(self._term, member.incarnation, batch)
+                grants = Grants(self._term, incarnation, batch)
                 node.out.append(Send(holder, Channel.DATA, encode(grants)))
                 batch, size = [], 0
             batch.append(order)
             size += order_bytes
         if batch:
-            grants = Grants(self._term, member.incarnation, batch)
+            grants = Grants(self._term, incarnation, batch)
             node.out.append(Send(holder, Channel.DATA, encode(grants)))
 
     # --- what nodes say ---
