@@ -13,6 +13,9 @@ from mesh.ledger.task import Happening, Task
 from mesh.raft.replica import Replica
 from mesh.wire.codec import encode
 
+NEEDED_ENTRIES_MAX = 1 << 16
+"""Entries kept for followers that are being sent a table, at most."""
+
 
 class Behind:
     """What of the ledger is on disk, on its way there, or only in memory."""
@@ -70,14 +73,18 @@ class Behind:
         )
         return [WriteLedger(write)]
 
-    def written(self, applied_index: int) -> list[Effect]:
-        """The table on disk covers everything up to `applied_index`: the log before it may go, but for a tail."""
+    def written(self, applied_index: int, needed_after: LogIndex | None = None) -> list[Effect]:
+        """The table on disk covers everything up to `applied_index`: the log before it may go, but for a tail, and but
+        for what follows `needed_after`, where a table stands that is being sent to a follower.
+        """
         self._is_writing = False
         self._writing = {}
         self._writing_events = []
         self._written_index = LogIndex(applied_index)
         raft = self._raft
         first_index = LogIndex(applied_index - self._config.log_tail_entries_max)
+        if needed_after is not None:
+            first_index = LogIndex(min(first_index, max(needed_after + 1, applied_index - NEEDED_ENTRIES_MAX)))
         if first_index - raft.first_index < max(1, self._config.log_tail_entries_max // 8):
             return []
         before_term = raft.term_at(LogIndex(first_index - 1))

@@ -80,7 +80,7 @@ class Node:
         self._restore(recovered)
         self.detector = Detector(config.gossip, self.node_id, config.cluster, members, now_ms)
         self.behind = Behind(config, self.ledger, self.raft, now_ms)
-        self.transfers = Transfers(config.incarnation, self.raft.snapshot_failed, self._may_install)
+        self.transfers = Transfers(config.incarnation, self.raft, self._may_install)
         self.leading = Leading(self, Random(rng.getrandbits(64)))
         self.holding = Holding(self)
         self.answers = Answers(config, self.raft, self.ledger, self.detector, self.leading.dispatcher)
@@ -297,6 +297,9 @@ class Node:
     def _on_chunk(self, peer: NodeId, message: SnapshotChunk) -> None:
         self.out.extend(self.transfers.chunk(peer, message, self.now_ms))
 
+    def _on_ledger_written(self, event: events.LedgerWritten) -> None:
+        self.out.extend(self.behind.written(event.applied_index, self.transfers.needed_after()))
+
     def _may_install(self, mark: LedgerMark) -> bool:
         """Nothing is written behind, and no entry taken, while the table is replaced."""
         self.behind.paused = self.raft.begin_install(mark)
@@ -358,7 +361,7 @@ class Node:
             events.LinkDown: self._on_link_down,
             events.ClientGone: lambda event: self.clients.gone(event.client),
             events.Durable: lambda event: self.raft.durable(event.token, self.now_ms),
-            events.LedgerWritten: lambda event: self.out.extend(self.behind.written(event.applied_index)),
+            events.LedgerWritten: self._on_ledger_written,
             events.TurnEnded: lambda event: self._end_turn(),
             events.DeadlineReached: lambda event: self._on_deadline(),
             events.AgentsReady: self._on_agents,

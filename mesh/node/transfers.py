@@ -20,31 +20,45 @@ from mesh.effects import (
     StageSnapshot,
 )
 from mesh.events import SnapshotOpened, SnapshotRead
-from mesh.ids import NodeId, Term
+from mesh.ids import LogIndex, NodeId, Term
 from mesh.messages import SnapshotChunk, SnapshotOffer, SnapshotPull
+from mesh.raft.progress import ProgressState
+from mesh.raft.replica import Replica
 from mesh.wire.codec import encode
 
 CHUNK_BYTES = 256 << 10
 IDLE_MS_MAX = 5_000
 """A transfer nobody pulled for this long is given up."""
+INSTALL_MS_MAX = 60_000
+"""A follower that has all of a table may take this long to put it in use."""
+INSTALL_LOOK_MS = 1_000
+"""How often to look whether it has."""
 PULL_AGAIN_MS = 1_000
 PULLS_MAX = 4
 """Pulls of one transfer waiting for the store; more are repeats and are dropped."""
 SENDING_MAX = 2
 """Transfers one leader serves at once."""
+AWAITING = ProgressState.SNAPSHOT.value
 GONE = "!gone"
 """Cursor with which a store says that it has no such transfer any more."""
 
 
 class Sending(msgspec.Struct):
     """The leader's side of one transfer. `asked` are the cursors of reads not yet answered; the store answers in
-    order.
+    order. `is_sent` once the last chunk has left: the follower is putting the table in use.
     """
 
     peer: NodeId
     touched_ms: int
+    look_ms: int
     mark: LedgerMark | None = None
     asked: list[str] = []
+    is_sent: bool = False
+
+    def touch(self, now_ms: int) -> None:
+        """The follower is there."""
+        self.touched_ms = now_ms
+        self.look_ms = now_ms + IDLE_MS_MAX
 
 
 class Receiving(msgspec.Struct):
@@ -63,35 +77,43 @@ class Receiving(msgspec.Struct):
 class Transfers:
     """Both sides. At most one table comes in, at most SENDING_MAX go out."""
 
-    def __init__(
-        self, incarnation: int, failed: Callable[[NodeId], None], may_install: Callable[[LedgerMark], bool]
-    ) -> None:
-        """`failed` hears of a follower whose table came to nothing; `may_install` is asked before ours is replaced."""
+    def __init__(self, incarnation: int, raft: Replica, may_install: Callable[[LedgerMark], bool]) -> None:
+        """`raft` hears what becomes of a table sent; `may_install` is asked before ours is replaced."""
         self.sending: dict[int, Sending] = {}
         self.receiving: Receiving | None = None
         self._last = incarnation << 20
-        self._failed = failed
+        self._raft = raft
         self._may_install = may_install
 
     # --- the leader's side ---
 
     def offer(self, peer: NodeId, now_ms: int) -> list[Effect]:
         """A follower needs a table."""
-        if any(sending.peer == peer for sending in self.sending.values()):
-            return []
+        effects: list[Effect] = []
+        for transfer, sending in list(self.sending.items()):
+            if sending.peer == peer and not sending.is_sent:
+                return []
+            if sending.peer == peer:
+                effects += self._close(transfer, failed=False)  # It was too old when it came into use.
         if len(self.sending) >= SENDING_MAX:
-            self._failed(peer)
-            return []
+            self._raft.snapshot_failed(peer)
+            return effects
         self._last += 1
-        self.sending[self._last] = Sending(peer, now_ms)
-        return [OpenSnapshot(self._last)]
+        self.sending[self._last] = Sending(peer, now_ms, now_ms + IDLE_MS_MAX)
+        return [*effects, OpenSnapshot(self._last)]
+
+    def needed_after(self) -> LogIndex | None:
+        """The log after this index is needed by followers that are being sent a table; None if by nobody."""
+        marks = [sending.mark.applied_index for sending in self.sending.values() if sending.mark is not None]
+        return min(marks, default=None)
 
     def opened(self, event: SnapshotOpened, term: Term, now_ms: int) -> list[Effect]:
         """The read transaction stands: offer it."""
         sending = self.sending.get(event.transfer)
         if sending is None:
             return [CloseSnapshot(event.transfer)]
-        sending.mark, sending.touched_ms = event.mark, now_ms
+        sending.mark = event.mark
+        sending.touch(now_ms)
         return [Send(sending.peer, Channel.CTL, encode(SnapshotOffer(term, event.transfer, event.mark)))]
 
     def pulled(self, peer: NodeId, message: SnapshotPull, now_ms: int) -> list[Effect]:
@@ -100,7 +122,7 @@ class Transfers:
             return []
         if len(sending.asked) >= PULLS_MAX:
             return []
-        sending.touched_ms = now_ms
+        sending.touch(now_ms)
         sending.asked.append(message.after)
         return [ReadSnapshot(message.transfer, message.after, CHUNK_BYTES)]
 
@@ -112,13 +134,11 @@ class Transfers:
         after = sending.asked.pop(0)
         if event.more == GONE:
             return self._close(event.transfer)
+        if not event.more and sending.mark is not None:
+            sending.is_sent = True
+            self._raft.snapshot_sent(sending.peer, sending.mark.applied_index)
         chunk = SnapshotChunk(event.transfer, after, event.rows, event.events, event.more)
         return [Send(sending.peer, Channel.BULK, encode(chunk))]
-
-    def close_for(self, peer: NodeId) -> list[Effect]:
-        """The follower has caught up, or we do not lead any more."""
-        done = [transfer for transfer, sending in self.sending.items() if sending.peer == peer]
-        return [effect for transfer in done for effect in self._close(transfer, failed=False)]
 
     def close_all(self) -> list[Effect]:
         return [effect for transfer in list(self.sending) for effect in self._close(transfer, failed=False)]
@@ -126,8 +146,17 @@ class Transfers:
     def _close(self, transfer: int, *, failed: bool = True) -> list[Effect]:
         sending = self.sending.pop(transfer)
         if failed:
-            self._failed(sending.peer)
+            self._raft.snapshot_failed(sending.peer)
         return [CloseSnapshot(transfer)]
+
+    def _look_at(self, transfer: int, sending: Sending, now_ms: int) -> list[Effect]:
+        """Close a transfer that stands still, or has done its work."""
+        if not sending.is_sent or now_ms >= sending.touched_ms + INSTALL_MS_MAX:
+            return self._close(transfer)
+        if (sending.peer, AWAITING) in [(peer, state) for peer, _, state in self._raft.peers()]:
+            sending.look_ms = now_ms + INSTALL_LOOK_MS
+            return []
+        return self._close(transfer, failed=False)
 
     # --- the follower's side ---
 
@@ -169,7 +198,7 @@ class Transfers:
     # --- both ---
 
     def next_deadline_ms(self) -> int | None:
-        deadlines = [sending.touched_ms + IDLE_MS_MAX for sending in self.sending.values()]
+        deadlines = [sending.look_ms for sending in self.sending.values()]
         if self.receiving is not None and not self.receiving.is_installing:
             deadlines.append(self.receiving.pulled_ms + PULL_AGAIN_MS)
         return min(deadlines, default=None)
@@ -178,8 +207,8 @@ class Transfers:
         """Give up what stands still; pull again what was lost."""
         effects: list[Effect] = []
         for transfer, sending in list(self.sending.items()):
-            if now_ms >= sending.touched_ms + IDLE_MS_MAX:
-                effects += self._close(transfer)
+            if now_ms >= sending.look_ms:
+                effects += self._look_at(transfer, sending, now_ms)
         receiving = self.receiving
         if receiving is not None and not receiving.is_installing:
             if now_ms >= receiving.touched_ms + IDLE_MS_MAX:
