@@ -20,6 +20,9 @@ WATCH_AGAIN_MS: Final = 5_000
 """A task whose end has not come after this is asked for again. Grows by a millisecond per task waited for, so that
 no more than a thousand a second are."""
 
+WATCH_SOON_MS: Final = (1_600, 400, 100)
+"""After a change of leader, ask again this much later too: a node just elected does not hear this until it serves."""
+
 UNKNOWN_MAX: Final = 3
 """A node that lags may not know a task just accepted. So many times `no such task` is believed."""
 
@@ -35,6 +38,7 @@ class Waits:
         self._deadlines: dict[Future[None], int] = {}
         self._deadline_ms = NEVER_MS  # No deadline is earlier.
         self._epoch = 1
+        self._soon_ms: list[int] = []  # When to ask for everything awaited, latest first.
 
     def expect(self, handle: Handle) -> None:
         """A submit that watches is about to leave."""
@@ -90,10 +94,10 @@ class Waits:
     def watch_all(self, now_ms: int) -> None:
         """Another leader, or a broken link: whatever was to be told may be lost. Ask for everything accepted."""
         self._epoch += 1
+        self._soon_ms = [now_ms + pause_ms for pause_ms in WATCH_SOON_MS]
         for handle in self.handles.values():
             if handle.index or handle.waiters is not None:
                 self._ask(handle, now_ms)
-        self._waiting = {handle.id: handle for handle in self._waiting.values()}
         self.flush()
 
     def flush(self) -> None:
@@ -112,6 +116,11 @@ class Waits:
                     if not future.done():
                         future.set_exception(TaskTimeout("the wait ended before the task did; the task goes on"))
             self._deadline_ms = min(self._deadlines.values(), default=NEVER_MS)
+        if self._soon_ms and self._soon_ms[-1] <= now_ms:
+            self._soon_ms.pop()
+            self._epoch += 1  # Who begins to wait later asks too.
+            for handle in self._waiting.values():
+                self._ask(handle, now_ms)
         again_ms = now_ms - self._again_after_ms()
         overdue = []
         for handle in self._waiting.values():
@@ -124,10 +133,11 @@ class Waits:
 
     def due_ms(self) -> int:
         """When `tick` has something to do."""
+        due_ms = min(self._deadline_ms, self._soon_ms[-1]) if self._soon_ms else self._deadline_ms
         if not self._waiting:
-            return self._deadline_ms
+            return due_ms
         oldest = next(iter(self._waiting.values()))
-        return min(self._deadline_ms, oldest.watched_ms + self._again_after_ms())
+        return min(due_ms, oldest.watched_ms + self._again_after_ms())
 
     def abandon(self, error: Exception) -> None:
         """The client closes: whoever waits hears this."""
@@ -136,6 +146,7 @@ class Waits:
         self.handles.clear()
         self._waiting.clear()
         self._deadlines.clear()
+        self._soon_ms.clear()
         self._outbox.clear()
 
     def _again_after_ms(self) -> int:

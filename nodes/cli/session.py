@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
+import click
+
 from nodes.cli.command import CONNECT_TIMEOUT_S, Shared
 from nodes.cli.printing import say
 
@@ -31,6 +33,8 @@ async def _talk(shared: Shared, work: Callable[[MeshClient], Awaitable[int]]) ->
         mesh = await connect(
             shared.peer, secret_file=shared.secret_file, timeout=min(shared.timeout_s, CONNECT_TIMEOUT_S)
         )
+    except OSError as error:
+        raise click.UsageError(f"the secret file {shared.secret_file} cannot be read: {error.strerror}") from None
     except MeshUnavailable as error:
         raise MeshUnavailable(f'{error}; start a mesh with "mesh up", or name a node of one with --peer') from None
     async with mesh:

@@ -28,6 +28,7 @@ from tests.cli.command import environment, mesh
         ["task", "list", "--state", "unheard-of"],
         ["status", "--timeout", "0"],
         ["status", "--peer", "nowhere"],
+        ["status", "--secret-file", "/no/such/file"],
         ["dlq", "retry"],
         ["dlq", "retry", "t1", "--all"],
         ["node", "run"],

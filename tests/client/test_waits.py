@@ -96,9 +96,28 @@ def test_after_a_change_of_leader_every_end_is_asked_for(ana: Ana) -> None:
     ana.waits.watch_all(1_000)
     assert ana.asked == [["t1", "t2"]]
 
-    # Who starts to wait later need not ask again.
+    # Who starts to wait right after need not ask again.
     ana.wait(ana.waits.handles[TaskId("t2")], now_ms=1_001)
     assert ana.asked == [["t1", "t2"]]
+
+
+def test_a_leader_just_elected_is_asked_again_until_it_serves(ana: Ana) -> None:
+    """It says that it leads before it can say what has ended: what it was asked meanwhile it has not heard."""
+    ana.wait(ana.accepted("t1"))
+    ana.accepted("t2")
+    ana.waits.watch_all(1_000)
+    ana.asked.clear()
+    times = []
+    for now_ms in range(1_000, 5_000, 50):
+        before = len(ana.asked)
+        ana.waits.tick(now_ms)
+        times += [now_ms] * (len(ana.asked) - before)
+    assert times == [1_100, 1_400, 2_600]
+    assert ana.asked == [["t1"]] * 3
+
+    # t2 was asked for only at first, and nobody waited: who does so now asks for it.
+    ana.wait(ana.waits.handles[TaskId("t2")], now_ms=5_000)
+    assert ana.asked[3:] == [["t2"]]
 
 
 def test_a_wait_ends_at_its_deadline_and_the_task_goes_on(ana: Ana) -> None:
