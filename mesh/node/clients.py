@@ -59,6 +59,7 @@ NOT_SERVING = "this node does not lead (any more); nothing was done, try again"
 CONFIGURING = "the configuration cannot be changed just now; nothing was done, try again"
 _ORDERED = frozenset({CancelTask, RedriveTask, DropDeadLetter, SaveCheckpoint, DrainNode, FailNode})
 LOADS_MAX = 10_000
+EARLY_MAX = 1_000
 PAGE_MAX = 1_000
 CLIENTS_MAX = 10_000
 
@@ -84,6 +85,8 @@ class ClientDesk:
         """Orders proposed and not yet applied: who asked, and under which request number."""
         self._joins: dict[LogIndex, list[tuple[Client, int]]] = {}
         """The same for configurations, by the index of their entry."""
+        self._early: list[tuple[Client, WatchTasks]] = []
+        """Watches that came between our election and our taking office: clients ask for them when they hear of it."""
 
     # --- in ---
 
@@ -136,13 +139,16 @@ class ClientDesk:
             self._order(client, request)
 
     def refuse(self, client: Client, request: ClientRequest, why: str) -> None:
-        """Nobody leads. A status question is answered all the same, marked stale."""
+        """Nobody leads, or not yet. A status question is answered all the same, marked stale."""
         if type(request) is SubmitTasks:
             self.tell(client, requests.unavailable(request.specs, why))
         elif type(request) is Ask and request.question in (Question.STATUS, Question.RAFT):
             self._answer_ask(client, msgspec.structs.replace(request, stale=True))
         elif isinstance(request, Ask | Order):
             self.answer(client, request.request, Code.UNAVAILABLE, why)
+        elif self._node.raft.leader_id == self._node.node_id and len(self._early) < EARLY_MAX:
+            assert isinstance(request, WatchTasks), "the fourth of four kinds of request"
+            self._early.append((client, request))
 
     def gone(self, client_id: ClientId) -> None:
         self.known.pop(client_id, None)
@@ -421,6 +427,12 @@ class ClientDesk:
 
     # --- office and out ---
 
+    def take_office(self) -> None:
+        """Whoever asked too early to be told of ends is told from now on."""
+        early, self._early = self._early, []
+        for client, request in early:
+            self._watch(client, request.task_ids)
+
     def leave_office(self) -> None:
         """Whoever waits for an answer is told that there is none, unless the outcome is unknown."""
         for client, ask in self.waiting.clear():
@@ -434,7 +446,8 @@ class ClientDesk:
             self.answer(client, ask.request, Code.UNAVAILABLE, NOT_SERVING)
 
     def leader_changed(self) -> None:
-        """Tell our clients whom to talk to."""
+        """Tell our clients whom to talk to. They will say again whatever they wait for."""
+        self._early.clear()
         for client_id in self.known:
             self.hint(client_id)
 

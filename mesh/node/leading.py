@@ -68,6 +68,7 @@ class Leading:
         self.dispatcher.urgent(ElectLeader(node.node_id, self._term))
         self.judge()
         self.ask_reports()
+        self._node.clients.take_office()
 
     def leave(self) -> None:
         self.dispatcher.leave_office()
