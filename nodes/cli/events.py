@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +13,7 @@ from nodes.cli.session import read, talk
 
 if TYPE_CHECKING:
     from mesh.client import MeshClient
-    from mesh.documents import EventLine
+    from mesh.documents import EventLine, EventPage
 
 POLL_S = 0.2
 
@@ -35,24 +36,27 @@ def events(shared: Shared, follow: bool, after: int, task_id: str | None, node_i
         )
 
     async def work(mesh: MeshClient) -> int:
-        cursor = after
-        if not follow:
-            # Up to what is committed now; a page at a time.
-            text = str(cursor)
-            while True:
-                page = await read(shared, lambda stale, left: mesh.event_page(text, stale=stale, timeout=left))  # noqa: B023
-                for event in page.events:
-                    if wanted(event):
-                        _print(shared, event)
-                if not page.next or page.next == text:
-                    return OK
-                text = page.next
-        async for event in mesh.events(cursor, follow=True, poll_s=POLL_S):
-            if wanted(event):
-                _print(shared, event)
+        cursor = str(after)
+        while True:  # Up to what is committed now, a page at a time.
+            page = await read(shared, partial(_page, mesh, cursor))
+            for event in page.events:
+                if wanted(event):
+                    _print(shared, event)
+            if not page.next or page.next == cursor:
+                break
+            cursor = page.next
+        if follow:
+            # Any node's word will do from here on: the cursor sees to it that nothing is missed or told twice.
+            async for event in mesh.events(int(cursor), follow=True, poll_s=POLL_S, stale=True):
+                if wanted(event):
+                    _print(shared, event)
         return OK
 
     return talk(shared, work)
+
+
+async def _page(mesh: MeshClient, cursor: str, stale: bool, left_s: float) -> EventPage:
+    return await mesh.event_page(cursor, stale=stale, timeout=left_s)
 
 
 def _print(shared: Shared, event: EventLine) -> None:
