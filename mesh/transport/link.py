@@ -50,9 +50,6 @@ RETRY_MS = (500, 2_000)
 
 HELLO_RETRY_MS = 1
 
-LAST_WORDS_MAX = 4_096
-"""Messages still read from a connection that has ended."""
-
 RANKS = {Channel.CTL: 1, Channel.DATA: 2, Channel.GOSSIP: 3, Channel.BULK: 4}
 
 
@@ -219,9 +216,8 @@ class Link:
             elif event.event == zmq.EVENT_CONNECT_RETRIED:
                 self._owner.down(f"Nobody listens at {self.address}.")
             elif event.event == zmq.EVENT_DISCONNECTED:
-                self.drain(LAST_WORDS_MAX)
-                if not self._is_down():
-                    self._broken("disconnected", "The connection ended.", REDIAL_MS)
+                # What was not read yet is lost: libzmq drops it where IMMEDIATE is set.
+                self._broken("disconnected", "The connection ended.", REDIAL_MS)
             if self._watch is not watch:
                 return False
         return read == budget

@@ -23,7 +23,7 @@ from mesh.transport.handshake import (
     read_hello,
     refused,
 )
-from mesh.transport.link import LAST_WORDS_MAX, RANKS, drop_rest
+from mesh.transport.link import RANKS, drop_rest
 from mesh.transport.pump import Pump
 from mesh.transport.sockets import HANDSHAKE_FAILED, Monitor, Watch, send_again
 from mesh.transport.tally import Tally
@@ -182,7 +182,7 @@ class PortListener:
             self._post(routing_id, refused(flaw))
             return
         # A descriptor is used again as soon as it is free: hear of ends that came before this beginning.
-        self._read_monitor(LAST_WORDS_MAX)
+        self._read_monitor(CLIENTS_MAX)
         if self._post(routing_id, self._notary.welcome(self._channel, hello.nonce)):
             self._accept(routing_id, hello, int(frame.get(zmq.SRCFD)))
 

@@ -1,16 +1,21 @@
 """Clients: they dial the data port, may not know the mesh's name, and are numbered by the node."""
 
 import asyncio
+import contextlib
+import os
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
+import zmq
 
 from mesh.effects import Channel
 from mesh.events import ClientGone, ClientMessage, Event, PeerMessage
 from mesh.ids import ClientId
 from mesh.transport import CLIENT, ClientLink, Identity, TransportRefused, listener
+from mesh.transport.handshake import MESSAGE, NONCE_BYTES, WELCOME, Notary, header
 from mesh.transport.sockets import BYTES_MAX
-from tests.transport.stage import ANA, SECRET, descriptors, free_base, played, stage, threads, understudy
+from tests.transport.stage import ANA, CLUSTER, SECRET, descriptors, free_base, played, stage, threads, understudy
 
 
 @pytest.mark.parametrize("secret", [None, SECRET], ids=["open", "secret"])
@@ -62,20 +67,88 @@ async def test_clients_are_told_apart_and_their_numbers_never_come_again() -> No
         assert (second.said, third.said) == ([b"to the second"], [b"to the third"])
 
 
+def _bare(context: "zmq.Context[zmq.Socket[bytes]]", kind: int) -> "zmq.Socket[bytes]":
+    """A socket that delivers what it was given before it is gone, however late that is."""
+    made = context.socket(kind)
+    made.linger = 5_000
+    made.rcvtimeo = 5_000
+    return made
+
+
+def _notary(name: str, role: str) -> Notary:
+    return Notary(Identity(node_id=name, cluster=CLUSTER, incarnation=1, role=role, secret=None), None)
+
+
 @played
 async def test_what_a_leaving_client_said_last_is_heard_before_it_is_gone() -> None:
-    """A client says 100 things and closes once they have left. All are delivered, then ClientGone, and nothing
+    """While the node is busy a client says 100 things and hangs up. All are delivered, then ClientGone, nothing
     after."""
     with stage() as s:
         ana = s.node("ana")
-        cli = s.client(ana.address)
-        await s.sees(lambda: cli.ups)
-        for i in range(100):
-            assert cli.link.send(b"%d" % i)
-        await ana.hears(ClientMessage(ClientId(1), b"99"))
-        cli.link.close()
+        with zmq.Context() as context:
+            cli = _bare(context, zmq.DEALER)
+            cli.connect(f"tcp://127.0.0.1:{ana.base + Channel.DATA}")
+            cli.send(_notary("cli", CLIENT).hello(Channel.DATA, b"n" * NONCE_BYTES))
+            welcome = await asyncio.to_thread(cli.recv)
+            assert welcome[0] == WELCOME
+            for i in range(100):
+                cli.send(header.pack(MESSAGE, i + 1) + b"%d" % i)
+            cli.close()
+        # The context has ended, so all of it has left; and the loop has not run in between.
         await ana.hears(ClientGone(ClientId(1)))
         assert ana.events == [ClientMessage(ClientId(1), b"%d" % i) for i in range(100)] + [ClientGone(ClientId(1))]
+
+
+@contextlib.contextmanager
+def _only_free_below(descriptor: int) -> Iterator[None]:
+    """Takes all free descriptors below this one but the last, which is for the connecting end."""
+    held = []
+    while (taken := os.dup(0)) < descriptor:
+        held.append(taken)
+    os.close(taken)
+    if held:
+        os.close(held.pop())
+    try:
+        yield
+    finally:
+        for taken in held:
+            os.close(taken)
+
+
+@played
+async def test_a_descriptor_used_again_is_not_taken_for_the_client_that_had_it() -> None:
+    """One client leaves and another comes while the node is busy; the system gives the newcomer the descriptor of the
+    one who left. The node reads the greeting before it has read that somebody left. Only the right one is gone
+    afterwards."""
+    with stage() as s, zmq.Context() as context:
+        ana = s.node("ana")
+        door = ana.transport._listeners[Channel.DATA]
+        notary = _notary("cli", CLIENT)
+        gone = 0
+        for _ in range(50):
+            first, second = _bare(context, zmq.DEALER), _bare(context, zmq.DEALER)
+            first.connect(f"tcp://127.0.0.1:{ana.base + Channel.DATA}")
+            first.send(notary.hello(Channel.DATA, b"1" * NONCE_BYTES))
+            await asyncio.to_thread(first.recv)
+            (descriptor,) = door._descriptors
+            monitor = door._watch.monitor.socket
+            first.close()
+            assert monitor.poll(5_000)
+            with _only_free_below(descriptor):
+                second.connect(f"tcp://127.0.0.1:{ana.base + Channel.DATA}")
+                second.send(notary.hello(Channel.DATA, b"2" * NONCE_BYTES))
+                assert door.socket.poll(5_000)
+            door.drain(256)
+            reused = descriptor in door._descriptors
+            await ana.hears(ClientGone(ClientId(gone + 1)))
+            assert ana.events.count(ClientGone(ClientId(gone + 2))) == 0
+            assert ana.transport.reply(ClientId(gone + 2), b"you are still here")
+            second.close()
+            await ana.hears(ClientGone(ClientId(gone + 2)))
+            gone += 2
+            if reused:
+                return
+        pytest.fail("in 50 attempts no descriptor was used again")
 
 
 @played

@@ -95,19 +95,24 @@ def test_a_restarted_listener_hears_again_and_a_restarted_speaker_is_heard(secre
     story()
 
 
-@played
-async def test_a_path_that_was_denied_is_tried_again() -> None:
-    """On Ana's address there is first a mesh of another secret. Ben is denied there, which ends libzmq's own
-    attempts. When the right Ana is there, he hears her all the same."""
-    with stage() as s:
-        base = free_base()
-        ben = s.node("ben", secret=SECRET)
-        async with understudy("ana", base, secret=b"the secret of another mesh"):
-            ben.transport.dial(ANA, f"127.0.0.1:{base}")
-            await ben.counts("handshake_failed")
-        ana = s.node("ana", base=base, secret=SECRET)
-        ana.transport.publish(b"found")
-        await ben.hears(GossipReceived(b"found"), within_ms=10_000)
+@pytest.mark.parametrize("secret", [None, b"the secret of another mesh"], ids=["open", "other secret"])
+def test_a_path_that_was_denied_is_tried_again(secret: bytes | None) -> None:
+    """On Ana's address there is first a mesh without a secret, or with another. Ben is denied there, which ends
+    libzmq's own attempts. When the right Ana is there, he hears her all the same."""
+
+    @played
+    async def story() -> None:
+        with stage() as s:
+            base = free_base()
+            ben = s.node("ben", secret=SECRET)
+            async with understudy("ana", base, secret=secret):
+                ben.transport.dial(ANA, f"127.0.0.1:{base}")
+                await ben.counts("handshake_failed")
+            ana = s.node("ana", base=base, secret=SECRET)
+            ana.transport.publish(b"found")
+            await ben.hears(GossipReceived(b"found"), within_ms=10_000)
+
+    story()
 
 
 @played

@@ -15,7 +15,7 @@ from mesh.events import LinkUp
 from mesh.transport.address import Address
 from mesh.transport.curve import ZAP_DOMAIN
 from mesh.transport.handshake import HEADER_BYTES
-from mesh.transport.sockets import BYTES_MAX, QUEUED_MAX, Monitor, Sockets
+from mesh.transport.sockets import BYTES_MAX, QUEUED_MAX, Monitor, Sockets, send_again
 from mesh.transport.zeromq import Transport
 from tests.transport.stage import BEN, SECRET, played, stage
 
@@ -136,9 +136,9 @@ def test_options_set_after_connecting_come_too_late() -> None:
     assert sent == {False: 20, True: 500}
 
 
-def _took(push: "zmq.Socket[bytes]") -> bool:
+def _took(push: "zmq.Socket[bytes]", data: bytes = b"") -> bool:
     try:
-        push.send(b"", zmq.NOBLOCK)
+        push.send(data, zmq.NOBLOCK)
     except zmq.Again:
         return False
     return True
@@ -161,6 +161,37 @@ def test_an_unread_monitor_stops_nothing() -> None:
         assert made.poll(3_000)
         assert made.recv_multipart()[1] == b"alive?"
         monitor.close()
+    finally:
+        sockets.close()
+
+
+def test_a_queue_is_not_called_full_before_libzmq_has_looked_again() -> None:
+    """Bursts as long as the queue, each taken off at the other end at once. Now and then the next send is refused all
+    the same, because libzmq has not looked; asking again always succeeds. With nobody reading, asking again is
+    refused too."""
+    sockets = Sockets(None, Random(1))
+    recovered = 0
+    try:
+        with sockets.listener(Channel.BULK, HERE) as router, sockets.dialler(Channel.BULK, HERE) as dealer:
+            port = router.bind_to_random_port("tcp://127.0.0.1", 20_000, 29_999)
+            dealer.connect(f"tcp://127.0.0.1:{port}")
+            assert dealer.poll(3_000, zmq.POLLOUT)
+            for _ in range(300):
+                sent = 0
+                while _took(dealer):
+                    sent += 1
+                for _ in range(sent):
+                    assert router.poll(3_000)
+                    router.recv_multipart()
+                if not _took(dealer):
+                    assert send_again(dealer, b"")
+                    recovered += 1
+                assert router.poll(3_000)
+                router.recv_multipart()
+            assert recovered > 0
+            while _took(dealer, b" " * 65_536):
+                pass
+            assert not send_again(dealer, b"")
     finally:
         sockets.close()
 

@@ -231,6 +231,25 @@ async def test_an_older_self_is_turned_away_and_a_newer_one_takes_over() -> None
 
 
 @played
+async def test_an_older_self_is_turned_away_even_when_the_newer_is_gone() -> None:
+    """Incarnation 3 of Ben was linked and has closed. Incarnation 2 is refused when it dials, and when it is
+    dialled."""
+    with stage() as s:
+        ana = s.node("ana")
+        ana.transport.admit([BEN])
+        third = s.node("ben", incarnation=3)
+        third.dial(ana)
+        await third.hears(LinkUp(ANA, 1))
+        third.transport.close()
+        second = s.node("ben", incarnation=2)
+        second.dial(ana)
+        await second.counts("refused_by_peer")
+        ana.dial(second)
+        await ana.counts("welcome_refused")
+        assert (ana.events, second.events) == ([], [])
+
+
+@played
 async def test_a_mesh_is_not_another_mesh() -> None:
     """Ben belongs to another cluster. Each refuses the other and neither is told of a link."""
     with stage() as s:
