@@ -12,11 +12,14 @@ class Wire:
         self.address = address
         self.events = events
         self.sent: list[bytes] = []
+        self.greetings = 0
         self.takes = True
         self.closed = False
 
     def send(self, data: bytes) -> bool:
-        if self.takes and data != GREETING:
+        if data == GREETING:
+            self.greetings += 1
+        elif self.takes:
             self.sent.append(data)
         return self.takes
 
@@ -56,6 +59,15 @@ def test_any_node_that_is_up_will_do() -> None:
     assert not client.links.send(b"0")
     client.up("ben")
     assert client.heard(b"1") == ["ben"]
+
+
+def test_every_node_is_greeted_each_time_it_comes_up() -> None:
+    """A node tells who leads only to those it has heard."""
+    client = Client("ana", "ben")
+    client.up("ana", "ben")
+    client.wires["ben"].events.on_down("gone")
+    client.up("ben")
+    assert {name: wire.greetings for name, wire in client.wires.items()} == {"ana": 1, "ben": 2}
 
 
 def test_the_leader_is_spoken_to_once_it_is_known_and_up() -> None:
