@@ -6,7 +6,7 @@ from mesh.ledger.commands import AdmitNode, DrainNode, ElectLeader, FailNode
 from mesh.ledger.completion import bury
 from mesh.ledger.leasing import requeue, take_back
 from mesh.ledger.table import Table
-from mesh.ledger.task import RUNNING, Kind, NodeRecord
+from mesh.ledger.task import RUNNING, Kind, NodeRecord, Task
 from mesh.ledger.transitions import LOSE
 
 
@@ -67,8 +67,8 @@ def elect(table: Table, command: ElectLeader, position: int) -> int:
 
 
 def lose_leases(table: Table, node_id: NodeId, why: str) -> None:
-    """End all leases of a node."""
-    for task in list(table.holder_leases(node_id).values()):
+    """End all leases of a node, in the order of their tasks: that is the same everywhere, unlike the order of a dict."""
+    for task in sorted(table.holder_leases(node_id).values(), key=_order):
         take_back(table, task)
         table.happened(Kind.TASK_LOST, task, node_id, why)
         if task.state == RUNNING and task.attempts >= task.spec.max_attempts:
@@ -77,3 +77,7 @@ def lose_leases(table: Table, node_id: NodeId, why: str) -> None:
             continue
         task.lost_by = node_id
         requeue(table, task, LOSE[task.state])
+
+
+def _order(task: Task) -> int:
+    return task.order
