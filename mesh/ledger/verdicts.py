@@ -67,7 +67,7 @@ def elect(table: Table, command: ElectLeader, position: int) -> int:
 
 
 def lose_leases(table: Table, node_id: NodeId, why: str) -> None:
-    """End all leases of a node, in the order of their tasks: that is the same everywhere, unlike the order of a dict."""
+    """End all leases of a node, in the order of their tasks: that is the same everywhere, a dict's order is not."""
     for task in sorted(table.holder_leases(node_id).values(), key=_order):
         take_back(table, task)
         table.happened(Kind.TASK_LOST, task, node_id, why)

@@ -5,7 +5,7 @@ from mesh.ledger.applied import ALREADY, DONE, UNKNOWN, EndedLease
 from mesh.ledger.commands import AdmitNode, Batch, DrainNode, ElectLeader, FailNode, StartTask
 from mesh.ledger.ledger import Ledger
 from mesh.ledger.task import NodeRecord
-from mesh.wire.codec import decode_task, encode
+from mesh.wire.codec import decode_summary, decode_task, encode
 from tests.ledger.cast import ANA, BEN, MAIL, RESIZE, TERM, Log, grant, kinds, submit, with_nodes
 
 
@@ -101,7 +101,8 @@ def test_a_restored_table_loses_leases_in_the_same_order() -> None:
     before = log.ledger
     rows = sorted(before.take_changes().tasks, key=lambda task: task.task_id)
     live = [decode_task(encode(task)) for task in rows]
-    restored.restore(before.applied_index, TERM, before.digest, before.summary(), live, [])
+    summary = decode_summary(encode(before.summary()))
+    restored.restore(before.applied_index, TERM, before.digest, summary, live, [])
     batch = Batch(9_000, [FailNode(ANA, 1, "silent")])
     one = before.apply(LogIndex(3), TERM, batch, b"")
     two = restored.apply(LogIndex(3), TERM, batch, b"")
