@@ -1,7 +1,7 @@
 """Who is healthy: judged by heartbeats heard and missed, and by links lost. Evidence for the leader, never a decision.
 
-A node publishes a heartbeat every interval. The k-th after the last one heard is *missed* once the silence has reached
-k intervals and a tenth of one.
+The k-th heartbeat after the last one heard is *missed* once the silence has reached k intervals. Nodes publish every
+9/10 of an interval (GossipConfig.beat_ms), which leaves a beat a tenth to arrive in; the judge adds nothing of its own.
 
     HEALTHY     one missed                                           -> DEGRADED
     DEGRADED    heard                                                -> HEALTHY
@@ -52,7 +52,6 @@ class Detector:
         Others may come later, see `add`.
         """
         self._config = config
-        self._slack_ms = config.heartbeat_interval_ms // 10
         self._cluster = cluster
         addresses = {node_id: ""} | dict(members)
         self._members = {name: _watched(name, addresses[name], now_ms) for name in sorted(addresses)}
@@ -219,7 +218,7 @@ class Detector:
         if self._is_link_lost(state, now_ms):
             self._fail(state, "link lost")
             return
-        missed = (now_ms - state.awaited_ms - self._slack_ms) // self._config.heartbeat_interval_ms
+        missed = (now_ms - state.awaited_ms) // self._config.heartbeat_interval_ms
         if missed <= state.missed:
             return
         state.missed = missed
@@ -247,7 +246,7 @@ class Detector:
         return since_ms + self._config.link_grace_ms if down * 2 > len(self._members) else None
 
     def _next_miss_ms(self, state: MemberState) -> int:
-        return state.awaited_ms + (state.missed + 1) * self._config.heartbeat_interval_ms + self._slack_ms
+        return state.awaited_ms + (state.missed + 1) * self._config.heartbeat_interval_ms
 
     def _set_deadline(self, now_ms: int) -> None:
         """Kept, not computed when asked: it is asked after every event, and changes a few times a second."""

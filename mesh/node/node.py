@@ -216,7 +216,7 @@ class Node:
     def _publish(self) -> None:
         """Tell everybody how we are."""
         now_ms = self.now_ms
-        self._beat_ms = now_ms + self.config.gossip.heartbeat_interval_ms
+        self._beat_ms = now_ms + self.config.gossip.beat_ms
         self._sequence += 1
         config, attempts, raft = self.config, self.holding.attempts, self.raft
         held = attempts.held()

@@ -52,8 +52,10 @@ def node() -> None:
 @click.option("--data-dir", metavar="DIR", help="Where it keeps everything.  [default: .mesh/ID]")
 @click.option("--slots", type=int, metavar="N", help="Attempts it runs at once.")
 @click.option("--labels", metavar="K=V,...")
-@click.option("--heartbeat-interval-ms", type=int, metavar="MS", help="What silence is counted in.  [default: 1000]")
-@click.option("--failure-threshold", type=int, metavar="N", help="Failed after this many of them.  [default: 3]")
+@click.option(
+    "--heartbeat-interval-ms", type=int, metavar="MS", help="Heartbeats come at least this often.  [default: 1000]"
+)
+@click.option("--failure-threshold", type=int, metavar="N", help="Heartbeats that may be missed.  [default: 3]")
 @click.option("--config", metavar="FILE", help="A TOML file with the same settings; flags win.")
 @click.pass_obj
 def run(shared: Shared, /, config: str | None, app: tuple[str, ...], **flags: Any) -> int:

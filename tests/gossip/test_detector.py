@@ -1,4 +1,4 @@
-"""ana watches the others. Heartbeats come every 1,000 ms, a tenth of that is slack, three missed are a failure."""
+"""ana watches the others. An interval is 1,000 ms: silent for one is a heartbeat missed, silent for three is failed."""
 
 import pytest
 
@@ -29,25 +29,25 @@ def test_a_node_fails_at_exactly_the_third_missed_heartbeat() -> None:
     assert detector.heard(beat(BEN, 1), 200)
     assert detector.tick(200) == []
 
-    # The first is due at 1,200 and missed a tenth later.
-    assert detector.next_deadline_ms() == 1_300
-    assert detector.tick(1_299) == []
-    assert detector.tick(1_300) == [change(BEN, HEALTHY, DEGRADED, "missed a heartbeat")]
+    # The first was sent by 1,100 at the latest, if at all: at 1,200 it is missed, with no further slack.
+    assert detector.next_deadline_ms() == 1_200
+    assert detector.tick(1_199) == []
+    assert detector.tick(1_200) == [change(BEN, HEALTHY, DEGRADED, "missed a heartbeat")]
 
     # The second changes nothing more.
-    assert detector.next_deadline_ms() == 2_300
-    assert detector.tick(2_300) == []
+    assert detector.next_deadline_ms() == 2_200
+    assert detector.tick(2_200) == []
     assert detector.health(BEN) is DEGRADED
 
     # The third is the failure, not a millisecond sooner; after it there is nobody left to judge.
-    assert detector.next_deadline_ms() == 3_300
-    assert detector.tick(3_299) == []
-    assert detector.tick(3_300) == [change(BEN, DEGRADED, FAILED, "missed 3 heartbeats")]
+    assert detector.next_deadline_ms() == 3_200
+    assert detector.tick(3_199) == []
+    assert detector.tick(3_200) == [change(BEN, DEGRADED, FAILED, "missed 3 heartbeats")]
     assert detector.next_deadline_ms() is None
     assert detector.tick(99_000) == []
 
 
-@pytest.mark.parametrize(("threshold", "failed_at_ms"), [(2, 2_100), (3, 3_100), (5, 5_100)])
+@pytest.mark.parametrize(("threshold", "failed_at_ms"), [(2, 2_000), (3, 3_000), (5, 5_000)])
 def test_the_threshold_is_counted_as_configured(threshold: int, failed_at_ms: int) -> None:
     """S0-13 for other thresholds; a watch nobody looked at in between reaches the same verdict at once."""
     detector = watch(BEN, config=GossipConfig(heartbeat_interval_ms=1_000, failure_threshold=threshold))
@@ -80,10 +80,10 @@ def test_a_node_never_heard_is_judged_from_the_start_of_the_watch() -> None:
     """The watch begins at 500. eva never comes, and nobody knows which of her incarnations that was."""
     detector = watch(EVA, now_ms=500)
     assert detector.silence_ms(EVA, 700) == 200
-    assert detector.tick(1_599) == []
-    assert detector.tick(1_600) == [change(EVA, HEALTHY, DEGRADED, "missed a heartbeat", incarnation=0)]
-    assert detector.tick(3_599) == []
-    assert detector.tick(3_600) == [change(EVA, DEGRADED, FAILED, "missed 3 heartbeats", incarnation=0)]
+    assert detector.tick(1_499) == []
+    assert detector.tick(1_500) == [change(EVA, HEALTHY, DEGRADED, "missed a heartbeat", incarnation=0)]
+    assert detector.tick(3_499) == []
+    assert detector.tick(3_500) == [change(EVA, DEGRADED, FAILED, "missed 3 heartbeats", incarnation=0)]
 
 
 def test_our_own_node_is_always_healthy() -> None:
@@ -105,7 +105,7 @@ def test_a_failed_node_that_speaks_recovers_by_itself() -> None:
     """S0-03: ben is given up, returns as the same process, and is healthy after two heartbeats in a row."""
     detector = watch(BEN)
     detector.heard(beat(BEN, 1), 0)
-    detector.tick(3_100)
+    detector.tick(3_000)
 
     assert detector.heard(beat(BEN, 9), 5_000)
     assert detector.tick(5_000) == [change(BEN, FAILED, RECOVERING, "heard again")]
@@ -126,19 +126,19 @@ def test_a_failed_node_that_speaks_recovers_by_itself() -> None:
 def test_recovery_starts_over_after_a_missed_heartbeat() -> None:
     """ben recovers but stumbles: the two heartbeats must come in a row. Falling silent altogether fails him again."""
     detector = watch(BEN)
-    detector.tick(3_100)
+    detector.tick(3_000)
     detector.heard(beat(BEN, 1), 4_000)
-    assert detector.tick(5_100) == [change(BEN, FAILED, RECOVERING, "heard again")]
+    assert detector.tick(5_000) == [change(BEN, FAILED, RECOVERING, "heard again")]
 
-    # One was missed at 5,100, so the one at 5,500 is the first again.
+    # One was missed at 5,000, so the one at 5,500 is the first again.
     detector.heard(beat(BEN, 3), 5_500)
     assert detector.tick(5_500) == []
-    detector.heard(beat(BEN, 4), 6_500)
-    assert detector.tick(6_500) == [change(BEN, RECOVERING, HEALTHY, "recovered")]
+    detector.heard(beat(BEN, 4), 6_400)
+    assert detector.tick(6_400) == [change(BEN, RECOVERING, HEALTHY, "recovered")]
 
-    detector.tick(9_600)
+    detector.tick(9_400)
     detector.heard(beat(BEN, 5), 10_000)
-    assert detector.tick(13_100) == [
+    assert detector.tick(13_000) == [
         change(BEN, FAILED, RECOVERING, "heard again"),
         change(BEN, RECOVERING, FAILED, "missed 3 heartbeats"),
     ]
@@ -151,7 +151,7 @@ def test_one_heartbeat_may_be_all_it_takes() -> None:
     """With recovery_heartbeats=1 both steps are told, in order."""
     detector = watch(BEN, config=GossipConfig(heartbeat_interval_ms=1_000, recovery_heartbeats=1))
     detector.heard(beat(BEN, 1), 0)
-    detector.tick(3_100)
+    detector.tick(3_000)
     detector.heard(beat(BEN, 2), 4_000)
     assert detector.tick(4_000) == [
         change(BEN, FAILED, RECOVERING, "heard again"),
@@ -176,7 +176,7 @@ def test_what_is_old_repeated_or_not_ours_is_dropped() -> None:
     ):
         assert not detector.heard(rubbish, 1_000)
     assert detector.silence_ms(BEN, 1_000) == 900
-    assert detector.next_deadline_ms() == 1_200
+    assert detector.next_deadline_ms() == 1_100
     assert detector.heard(beat(BEN, 6, incarnation=2), 1_000)
 
 
@@ -192,14 +192,14 @@ def test_a_restart_too_quick_to_be_missed_is_noticed() -> None:
 
     # The last words of the old process come late, and mean nothing.
     assert not detector.heard(beat(BEN, 701), 610)
-    assert detector.heard(beat(BEN, 2, incarnation=2), 1_600)
-    assert detector.tick(1_600) == [change(BEN, RECOVERING, HEALTHY, "recovered", incarnation=2)]
+    assert detector.heard(beat(BEN, 2, incarnation=2), 1_500)
+    assert detector.tick(1_500) == [change(BEN, RECOVERING, HEALTHY, "recovered", incarnation=2)]
 
 
 def test_a_failed_node_may_come_back_as_another_process() -> None:
     detector = watch(BEN)
     detector.heard(beat(BEN, 700), 0)
-    detector.tick(3_100)
+    detector.tick(3_000)
     assert detector.heard(beat(BEN, 1, incarnation=2), 9_000)
     assert detector.tick(9_000) == [change(BEN, FAILED, RECOVERING, "heard again", incarnation=2)]
 
@@ -215,8 +215,8 @@ def test_a_link_may_tell_of_a_restart_before_any_heartbeat() -> None:
     assert detector.views() == (PeerView(BEN, Incarnation(2), RECOVERING, True),)
     assert detector.silence_ms(BEN, 1_000) == 1_000, "the age of the last heartbeat, whoever sent it"
 
-    assert detector.tick(4_099) == []
-    assert detector.tick(4_100) == [change(BEN, RECOVERING, FAILED, "missed 3 heartbeats", incarnation=2)]
+    assert detector.tick(3_999) == []
+    assert detector.tick(4_000) == [change(BEN, RECOVERING, FAILED, "missed 3 heartbeats", incarnation=2)]
 
     # One that has failed stays so until it is heard.
     detector.link_up(BEN, Incarnation(3), 5_000)
@@ -277,7 +277,7 @@ def test_a_killed_node_is_given_up_in_milliseconds() -> None:
     detector.link_down(EVA, 500)
     assert detector.take_urgent(), "the others want to hear of it now"
     assert not detector.take_urgent()
-    assert detector.next_deadline_ms() == 1_100, "nobody else has said anything yet"
+    assert detector.next_deadline_ms() == 1_000, "nobody else has said anything yet"
 
     detector.heard(beat(BEN, 2, lost=(EVA,)), 503)
     assert detector.next_deadline_ms() == 650
@@ -294,7 +294,7 @@ def test_a_link_that_comes_back_in_time_cancels_the_verdict() -> None:
     detector.link_down(EVA, 500)
     detector.heard(beat(BEN, 2, lost=(EVA,)), 503)
     detector.link_up(EVA, Incarnation(1), 649)
-    assert detector.next_deadline_ms() == 1_100
+    assert detector.next_deadline_ms() == 1_000
     assert detector.tick(650) == []
     assert detector.health(EVA) is HEALTHY
 
@@ -309,8 +309,9 @@ def test_one_broken_link_is_nobodys_death() -> None:
     assert detector.healthy_ids() == (ANA, BEN, EVA)
 
     # Were her heartbeats lost as well, silence would decide, at its own pace.
-    detector.heard(beat(BEN, 3), 1_900)
-    assert detector.tick(2_050) == [change(EVA, HEALTHY, DEGRADED, "missed a heartbeat")]
+    detector.heard(beat(BEN, 3), 1_800)
+    assert detector.tick(1_949) == []
+    assert detector.tick(1_950) == [change(EVA, HEALTHY, DEGRADED, "missed a heartbeat")]
 
 
 def test_the_others_broken_links_are_not_ours() -> None:
@@ -318,7 +319,7 @@ def test_the_others_broken_links_are_not_ours() -> None:
     detector = connected(BEN, EVA)
     detector.heard(beat(BEN, 2, lost=(EVA,)), 500)
     assert detector.tick(900) == []
-    assert detector.next_deadline_ms() == 1_100
+    assert detector.next_deadline_ms() == 1_000
 
 
 def test_a_majority_is_of_all_members() -> None:
@@ -337,8 +338,8 @@ def test_two_nodes_cannot_tell_which_of_them_is_cut_off() -> None:
     """In a mesh of two, one is no majority: only the silence limit decides."""
     detector = connected(BEN)
     detector.link_down(BEN, 500)
-    assert detector.next_deadline_ms() == 1_100
-    assert detector.tick(1_099) == []
+    assert detector.next_deadline_ms() == 1_000
+    assert detector.tick(999) == []
 
 
 def test_what_was_said_before_our_link_broke_does_not_count() -> None:
@@ -346,7 +347,7 @@ def test_what_was_said_before_our_link_broke_does_not_count() -> None:
     detector = connected(BEN, EVA)
     detector.heard(beat(BEN, 2, lost=(EVA,)), 500)
     detector.link_down(EVA, 500)
-    assert detector.next_deadline_ms() == 1_100
+    assert detector.next_deadline_ms() == 1_000
     assert detector.tick(700) == []
 
     # His next word takes it back.
@@ -459,7 +460,7 @@ def test_who_slept_judges_nobody_until_it_has_listened() -> None:
 def test_what_was_missed_before_we_slept_stays_missed() -> None:
     """ben had missed two when ana slept: he has one more interval, not three."""
     detector = connected(BEN)
-    detector.tick(2_100)
+    detector.tick(2_000)
     detector.was_late(50_000)
     assert detector.tick(50_999) == []
     assert detector.tick(51_000) == [change(BEN, DEGRADED, FAILED, "missed 3 heartbeats")]
@@ -470,15 +471,16 @@ def test_what_was_missed_before_we_slept_stays_missed() -> None:
 
 
 def test_a_sleep_that_cost_nobody_anything_moves_nothing() -> None:
-    """ben was heard a moment ago: his next heartbeat is due later than the guard would ask for."""
+    """ana was late at 400 and gave ben until 1,400. Late again at 1,399, she gives no more."""
     detector = connected(BEN)
-    detector.heard(beat(BEN, 2), 1_000)
-    detector.was_late(1_050)
-    assert detector.next_deadline_ms() == 2_100
+    detector.was_late(400)
+    assert detector.next_deadline_ms() == 1_400
+    detector.was_late(1_399)
+    assert detector.next_deadline_ms() == 1_400
 
 
 def test_a_node_that_is_always_late_still_notices_the_dead() -> None:
-    """ana wakes every 400 ms, late each time. ben's death takes longer to see than 3,100 ms, but not forever.
+    """ana wakes every 400 ms, late each time. ben's death takes longer to see than 3,000 ms, but not forever.
 
     At 400 the first heartbeat is given until 1,400, so at 1,600 it is missed. The second would be at 2,600, is given
     until 3,000, and is missed at 3,200. The third would be at 4,200, is given until 4,600, and is missed at 4,800.
@@ -539,6 +541,24 @@ def test_members_come_in_order_of_id_with_our_own_among_them() -> None:
     ]
 
 
+# --- the pace ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("interval_ms", "beat_ms"), [(1_000, 900), (200, 180), (55, 49), (50, 45)])
+def test_a_node_beats_a_tenth_sooner_than_it_is_missed(interval_ms: int, beat_ms: int) -> None:
+    """S0-08: ben's beats take up to that tenth to come, the longest after the shortest; he is never degraded."""
+    config = GossipConfig(heartbeat_interval_ms=interval_ms)
+    assert config.beat_ms == beat_ms
+    detector = watch(BEN, config=config)
+    detector.heard(beat(BEN, 1), 0)
+    for sequence in range(2, 12):
+        delay_ms = 0 if sequence % 2 else interval_ms - beat_ms
+        now_ms = (sequence - 1) * beat_ms + delay_ms
+        assert detector.tick(now_ms - 1) == []
+        assert detector.heard(beat(BEN, sequence), now_ms)
+        assert detector.tick(now_ms) == []
+
+
 # --- members that come later ------------------------------------------------------------------------------------------
 
 
@@ -551,16 +571,16 @@ def test_a_node_that_joins_later_is_watched_from_then_on() -> None:
     assert (detector.health(EVA), detector.silence_ms(EVA, 5_300)) == (HEALTHY, 300)
     assert detector.heard(beat(EVA, 2), 5_400)
     assert detector.heard(beat(BEN, 2), 5_900)
-    assert detector.next_deadline_ms() == 5_400 + 1_100
-    assert detector.tick(6_500) == [change(EVA, HEALTHY, DEGRADED, "missed a heartbeat")]
+    assert detector.next_deadline_ms() == 5_400 + 1_000
+    assert detector.tick(6_400) == [change(EVA, HEALTHY, DEGRADED, "missed a heartbeat")]
 
 
 def test_a_node_that_joins_and_never_speaks_fails() -> None:
     detector = watch()
     assert detector.next_deadline_ms() is None
     detector.add(EVA, "eva:1", 5_000)
-    assert detector.next_deadline_ms() == 6_100
-    assert detector.tick(8_100) == [change(EVA, HEALTHY, FAILED, "missed 3 heartbeats", incarnation=0)]
+    assert detector.next_deadline_ms() == 6_000
+    assert detector.tick(8_000) == [change(EVA, HEALTHY, FAILED, "missed 3 heartbeats", incarnation=0)]
 
 
 def test_those_who_come_later_stand_in_order_of_id_and_count_in_a_majority() -> None:
