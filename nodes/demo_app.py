@@ -19,7 +19,7 @@ def analyse(path: str) -> dict[str, Any]:
     """Lines, functions and branches of one file. A file that cannot be parsed is counted as such, not failed."""
     with open(path, "rb") as file:
         source = file.read()
-    found = {"path": path, "lines": source.count(b"\n"), "functions": 0, "branches": 0, "unparsed": 0}
+    found: dict[str, Any] = {"path": path, "lines": source.count(b"\n"), "functions": 0, "branches": 0, "unparsed": 0}
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):
