@@ -113,6 +113,7 @@ class Detector:
             return
         state.link_up = False
         state.link_down_ms = now_ms
+        state.link_told = False
         self._urgent = True
         self._set_deadline(now_ms)
 
@@ -127,6 +128,7 @@ class Detector:
         """Judge everybody. All that changed since the last tick, in the order it happened."""
         for state in self._peers.values():
             if state.health is not Health.FAILED:
+                self._tell_again(state, now_ms)
                 self._judge(state, now_ms)
         changes, self._changes = self._changes, []
         self._set_deadline(now_ms)
@@ -214,6 +216,13 @@ class Detector:
             if state.recovered_beats >= self._config.recovery_heartbeats:
                 self._change(state, Health.HEALTHY, "recovered")
 
+    def _tell_again(self, state: MemberState, now_ms: int) -> None:
+        """Whoever lost his link after us has not counted what we said of ours: say it once more when grace is over."""
+        grace_ms = self._config.link_grace_ms
+        if state.link_down_ms is not None and not state.link_told and now_ms >= state.link_down_ms + grace_ms:
+            state.link_told = True
+            self._urgent = True
+
     def _judge(self, state: MemberState, now_ms: int) -> None:
         if self._is_link_lost(state, now_ms):
             self._fail(state, "link lost")
@@ -257,6 +266,8 @@ class Detector:
                 lost_ms = self._link_lost_ms(state)
                 if lost_ms is not None:
                     due_ms.append(lost_ms)
+                if state.link_down_ms is not None and not state.link_told:
+                    due_ms.append(state.link_down_ms + self._config.link_grace_ms)
         self._deadline_ms = min(due_ms, default=None)
 
 

@@ -34,7 +34,7 @@ class MemberState:
     next one was given more time because of that.
     `recovered_beats` counts heartbeats in a row since it began to recover; `failure_count` the verdicts.
     `link_down_ms` is when our link to it broke; None while it is up, and if it was never up. `watched_ms` is the start
-    of the watch.
+    of the watch; `link_told` says that the broken link was reported a second time.
     """
 
     node_id: NodeId
@@ -51,6 +51,7 @@ class MemberState:
     link_up: bool = False
     link_down_ms: int | None = None
     watched_ms: int = 0
+    link_told: bool = False
 
     def says_link_is_down(self, peer: "MemberState", since_ms: int) -> bool:
         """Has it told us, after `since_ms`, that its own link to this incarnation of `peer` is down?"""

@@ -261,6 +261,8 @@ class Node:
         self.leading.changed(self.detector.tick(self.now_ms))
         self.leading.heard(heartbeat.node_id, heartbeat.held_total)
         self.leading.judge()
+        if self.detector.take_urgent():
+            self._publish()
 
     def _on_link_up(self, event: events.LinkUp) -> None:
         self.detector.link_up(event.peer, Incarnation(event.incarnation), self.now_ms)

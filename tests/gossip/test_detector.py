@@ -277,7 +277,7 @@ def test_a_killed_node_is_given_up_in_milliseconds() -> None:
     detector.link_down(EVA, 500)
     assert detector.take_urgent(), "the others want to hear of it now"
     assert not detector.take_urgent()
-    assert detector.next_deadline_ms() == 1_000, "nobody else has said anything yet"
+    assert detector.next_deadline_ms() == 650, "nobody else has said anything yet: then it will be said again"
 
     detector.heard(beat(BEN, 2, lost=(EVA,)), 503)
     assert detector.next_deadline_ms() == 650
@@ -338,8 +338,23 @@ def test_two_nodes_cannot_tell_which_of_them_is_cut_off() -> None:
     """In a mesh of two, one is no majority: only the silence limit decides."""
     detector = connected(BEN)
     detector.link_down(BEN, 500)
+    assert detector.tick(650) == []
     assert detector.next_deadline_ms() == 1_000
     assert detector.tick(999) == []
+
+
+def test_a_link_still_broken_after_its_grace_is_told_a_second_time() -> None:
+    """ben lost eva a moment before ana did, so ana could not count what he said; he says it again, once, and so does
+    she."""
+    detector = connected(BEN, EVA)
+    detector.heard(beat(BEN, 2, lost=(EVA,)), 499)
+    detector.link_down(EVA, 500)
+    assert detector.take_urgent()
+    assert (detector.tick(649), detector.take_urgent()) == ([], False)
+    assert (detector.tick(650), detector.take_urgent()) == ([], True)
+    assert (detector.tick(651), detector.take_urgent()) == ([], False)
+    detector.heard(beat(BEN, 3, lost=(EVA,)), 652)
+    assert detector.tick(652) == [change(EVA, HEALTHY, FAILED, "link lost")]
 
 
 def test_what_was_said_before_our_link_broke_does_not_count() -> None:
@@ -347,8 +362,8 @@ def test_what_was_said_before_our_link_broke_does_not_count() -> None:
     detector = connected(BEN, EVA)
     detector.heard(beat(BEN, 2, lost=(EVA,)), 500)
     detector.link_down(EVA, 500)
-    assert detector.next_deadline_ms() == 1_000
     assert detector.tick(700) == []
+    assert detector.next_deadline_ms() == 1_000
 
     # His next word takes it back.
     detector.heard(beat(BEN, 3), 710)
