@@ -159,7 +159,7 @@ class Subscriber:
         for event in self._watch.monitor.read(budget):
             read += 1
             if event.event & HANDSHAKE_FAILED:
-                self._around.tally.count("handshake_failed", f"gossip from {event.endpoint} ({event.value})")
+                self._around.tally.count("gossip_handshake_failed", f"from {event.endpoint} ({event.value})")
                 self._mark_failed(event.endpoint)
         return read == budget
 

@@ -8,8 +8,8 @@
       | MESSAGE 1, 2, 3 ...      MESSAGE 1, 2, 3 ...|    REHELLO: I do not know you (any more)
 
 A MESSAGE is a kind byte, a 32-bit little-endian number that counts up by one per direction of a link, and the payload.
-A hole in the numbers shows that libzmq reconnected underneath and lost something. One frame for all: a second frame
-for the header costs more than copying 100 KB behind it.
+A hole in the numbers shows that libzmq reconnected underneath and lost something. One frame for all: a
+second one for the header costs 1 us per small message, and spares 5 of 24 us at 100 KB, of which there are few.
 """
 
 import hmac

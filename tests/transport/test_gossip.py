@@ -1,9 +1,13 @@
 """Publications reach whoever dialled, newcomers hear the last of them at once, and a lost path is found again."""
 
+import asyncio
+
 import pytest
+import zmq
 
 from mesh.effects import Channel
 from mesh.events import Event, GossipReceived
+from mesh.transport.curve import ZAP_ENDPOINT, derive
 from mesh.transport.sockets import BYTES_MAX
 from tests.transport.stage import ANA, BEN, SECRET, free_base, has_v6, played, stage, understudy
 
@@ -96,9 +100,9 @@ def test_a_restarted_listener_hears_again_and_a_restarted_speaker_is_heard(secre
 
 
 @pytest.mark.parametrize("secret", [None, b"the secret of another mesh"], ids=["open", "other secret"])
-def test_a_path_that_was_denied_is_tried_again(secret: bytes | None) -> None:
-    """On Ana's address there is first a mesh without a secret, or with another. Ben is denied there, which ends
-    libzmq's own attempts. When the right Ana is there, he hears her all the same."""
+def test_a_path_that_led_elsewhere_is_tried_again(secret: bytes | None) -> None:
+    """On Ana's address there is first a mesh without a secret, or with another. Ben gets no handshake there. When the
+    right Ana is there, he hears her all the same."""
 
     @played
     async def story() -> None:
@@ -107,12 +111,33 @@ def test_a_path_that_was_denied_is_tried_again(secret: bytes | None) -> None:
             ben = s.node("ben", secret=SECRET)
             async with understudy("ana", base, secret=secret):
                 ben.transport.dial(ANA, f"127.0.0.1:{base}")
-                await ben.counts("handshake_failed")
+                await ben.counts("gossip_handshake_failed")
             ana = s.node("ana", base=base, secret=SECRET)
             ana.transport.publish(b"found")
             await ben.hears(GossipReceived(b"found"), within_ms=10_000)
 
     story()
+
+
+@played
+async def test_a_path_that_was_denied_is_tried_again() -> None:
+    """Somebody with Ana's key says no to Ben, after which libzmq never tries again by itself. When Ana is there, he
+    hears her all the same."""
+    with stage() as s:
+        base, keys = free_base(), derive(SECRET)
+        ben = s.node("ben", secret=SECRET)
+        with zmq.Context() as context, context.socket(zmq.REP) as judge, context.socket(zmq.XPUB) as denying:
+            judge.bind(ZAP_ENDPOINT)
+            judge.rcvtimeo = 5_000
+            denying.curve_server, denying.curve_secretkey, denying.zap_domain = True, keys.private, b"mesh"
+            denying.bind(f"tcp://127.0.0.1:{base + Channel.GOSSIP}")
+            ben.transport.dial(ANA, f"127.0.0.1:{base}")
+            question = await asyncio.to_thread(judge.recv_multipart)
+            judge.send_multipart([b"1.0", question[1], b"400", b"no", b"", b""])
+            await ben.counts("gossip_handshake_failed")
+        ana = s.node("ana", base=base, secret=SECRET)
+        ana.transport.publish(b"found")
+        await ben.hears(GossipReceived(b"found"), within_ms=10_000)
 
 
 @played

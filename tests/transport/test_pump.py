@@ -43,36 +43,43 @@ class _Pipe:
         self.peer.close(0)
 
 
-@played
-async def test_important_sockets_are_read_first_and_none_starves() -> None:
+def test_important_sockets_are_read_first_and_none_starves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bulk has 1,000 messages waiting, data 300, control 2. All of control comes first, then data within its budget,
     then bulk within its budget; the rest in later turns, each of which ends once."""
-    notes: list[str] = []
-    audience = Audience()
+    monkeypatch.setattr(pump_module, "TICK_MS", 3_600_000)
 
-    def turn_ended() -> None:
-        notes.append("end")
-        audience.stir()
+    @played
+    async def story() -> None:
+        notes: list[str] = []
+        audience = Audience()
 
-    with zmq.Context() as context:
-        pump = Pump(asyncio.get_running_loop(), turn_ended)
-        bulk, data, ctl = (_Pipe(context, name, rank, notes) for name, rank in (("bulk", 4), ("data", 2), ("ctl", 1)))
-        for pipe, waiting in ((bulk, 1_000), (data, 300), (ctl, 2)):
-            pipe.read = lambda _: pump.told()
-            for _ in range(waiting):
-                pipe.peer.send(b"")
-            pump.watch(pipe)
-        await audience.sees(lambda: len(notes) >= 1_306)
-        first = ["ctl"] * 2 + ["data"] * BUDGET + ["bulk"] * BUDGET + ["end"]
-        second = ["data"] * (300 - BUDGET) + ["bulk"] * BUDGET + ["end"]
-        assert notes[: len(first)] == first
-        assert notes[len(first) : len(first) + len(second)] == second
-        assert notes.count("bulk") == 1_000
-        assert notes.count("end") == 4
-        for pipe in (bulk, data, ctl):
-            pump.unwatch(pipe)
-            pipe.close()
-        pump.close()
+        def turn_ended() -> None:
+            notes.append("end")
+            audience.stir()
+
+        with zmq.Context() as context:
+            pump = Pump(asyncio.get_running_loop(), turn_ended)
+            bulk, data, ctl = (
+                _Pipe(context, name, rank, notes) for name, rank in (("bulk", 4), ("data", 2), ("ctl", 1))
+            )
+            for pipe, waiting in ((bulk, 1_000), (data, 300), (ctl, 2)):
+                pipe.read = lambda _: pump.told()
+                for _ in range(waiting):
+                    pipe.peer.send(b"")
+                pump.watch(pipe)
+            await audience.sees(lambda: len(notes) >= 1_306)
+            first = ["ctl"] * 2 + ["data"] * BUDGET + ["bulk"] * BUDGET + ["end"]
+            second = ["data"] * (300 - BUDGET) + ["bulk"] * BUDGET + ["end"]
+            assert notes[: len(first)] == first
+            assert notes[len(first) : len(first) + len(second)] == second
+            assert notes.count("bulk") == 1_000
+            assert notes.count("end") == 4
+            for pipe in (bulk, data, ctl):
+                pump.unwatch(pipe)
+                pipe.close()
+            pump.close()
+
+    story()
 
 
 @played
