@@ -96,7 +96,7 @@ class Holding:
             return
         self.attempts.term_seen = message.term
         self._node.out.append(Send(peer, Channel.DATA, encode(self.report(message))))
-        self.send_reports(list(self.attempts.outbox.values()))
+        self.tell_unanswered()
 
     def report(self, wanted: ReportWanted) -> NodeReport:
         config = self._node.config
@@ -125,8 +125,8 @@ class Holding:
         if node.leading.dispatcher.in_office:
             node.leading.dispatcher.report(outcomes)
             return
-        leader = node.raft.leader_id
-        if leader is None or leader == node.node_id:
+        leader = self._leader()
+        if leader is None:
             return
         bytes_max = node.config.dispatch.message_bytes_max
         batch: list[AttemptOutcome] = []
@@ -146,8 +146,8 @@ class Holding:
             return
         if node.leading.dispatcher.in_office:
             node.leading.dispatcher.started(leases)
-        elif node.raft.leader_id is not None:
-            node.out.append(Send(node.raft.leader_id, Channel.DATA, encode(Started(leases))))
+        elif (leader := self._leader()) is not None:
+            node.out.append(Send(leader, Channel.DATA, encode(Started(leases))))
 
     def on_checkpoint(self, event: CheckpointOffered) -> None:
         """A handler waits until the ledger keeps this. An attempt not in hand any more is told no."""
@@ -161,8 +161,13 @@ class Holding:
         node = self._node
         if node.leading.dispatcher.in_office:
             node.leading.dispatcher.checkpoint(report)
-        elif node.raft.leader_id is not None:
-            node.out.append(Send(node.raft.leader_id, Channel.DATA, encode(report)))
+        elif (leader := self._leader()) is not None:
+            node.out.append(Send(leader, Channel.DATA, encode(report)))
+
+    def _leader(self) -> NodeId | None:
+        """The node to tell; None if nobody leads, or we were elected and do not serve yet. Who takes office asks."""
+        leader = self._node.raft.leader_id
+        return None if leader == self._node.node_id else leader
 
     # --- answers ---
 
@@ -200,8 +205,13 @@ class Holding:
 
     def leader_changed(self) -> None:
         """Tell the new leader at once what the old one may not have passed on."""
+        self.tell_unanswered()
+        self._tell_started()
+
+    def tell_unanswered(self) -> None:
+        """Outcomes and checkpoints the ledger has not answered, in so far as it shows."""
         self.send_reports(list(self.attempts.outbox.values()))
-        self._tell_again()
+        self._tell_checkpoints()
 
     def next_deadline_ms(self) -> int | None:
         return self._resend_ms if self.attempts.outbox or self.attempts.running else None
@@ -215,12 +225,15 @@ class Holding:
         told = self._told_once
         self.send_reports([outcome for task_id, outcome in outbox.items() if told.get(task_id) == outcome.token])
         self._told_once = {task_id: outcome.token for task_id, outcome in outbox.items()}
-        self._tell_again()
+        self._tell_checkpoints()
+        self._tell_started()
 
-    def _tell_again(self) -> None:
-        """Starts and checkpoints the ledger does not show yet."""
+    def _tell_checkpoints(self) -> None:
         for report in self.attempts.checkpoints.values():
             self._send_checkpoint(report)
+
+    def _tell_started(self) -> None:
+        """Attempts whose user code runs, and of which the ledger does not show it yet."""
         mine = self._node.ledger.holder_leases(self._node.node_id)
         unknown = []
         for task_id, token in self.attempts.begun():

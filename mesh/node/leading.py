@@ -168,7 +168,7 @@ class Leading:
             self._send_grants(peer, again)
         if over:
             self._send_stops(peer, over)
-            if peer in self.dispatcher.unreported():
+            if peer != self._node.node_id and peer in self.dispatcher.unreported():
                 self.ask_report(peer)  # Nothing is granted to it before it says that those have stopped.
 
     def _send_stops(self, peer: NodeId, leases: list[Lease]) -> None:
@@ -188,7 +188,9 @@ class Leading:
         if node_id == node.node_id:
             node.holding.attempts.term_seen = max(node.holding.attempts.term_seen, self._term)
             self.on_node_report(node_id, node.holding.report(wanted))
-            node.holding.send_reports(list(node.holding.attempts.outbox.values()))
+            if node_id in self.dispatcher.unreported():  # It held what is over, and has stopped it.
+                self.on_node_report(node_id, node.holding.report(wanted))
+            node.holding.tell_unanswered()
         else:
             node.out.append(Send(node_id, Channel.DATA, encode(wanted)))
 

@@ -145,6 +145,12 @@ class Trio:
     def __getitem__(self, name: NodeId) -> Host:
         return self.hosts[name]
 
+    @property
+    def leader(self) -> Host:
+        """Whoever is in office; exactly one is."""
+        [leader] = [host for host in self.hosts.values() if host.is_up and host.node.leading.dispatcher.in_office]
+        return leader
+
     # --- life and death ---
 
     def start(self, name: NodeId) -> Host:
