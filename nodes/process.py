@@ -228,7 +228,8 @@ class Process:
     async def _hand_over(self) -> None:
         """A leader that leaves asks another voter to take over, so that the mesh need not notice its absence."""
         raft = self._node.raft
-        others = [node_id for node_id, _, state in raft.peers() if state == "replicate"]
+        voters = raft.configuration.voter_ids
+        others = [node_id for node_id, _, state in raft.peers() if state == "replicate" and node_id in voters]
         if not raft.serving or not others or not raft.transfer(others[0], _now_ms()):
             return
         self._end_turn()
