@@ -86,11 +86,15 @@ def find(name: str, seeds_max: int = 1_000, first: int = 0) -> Found:
         for tried in range(1, seeds_max + 1):
             try:
                 verdict = run_seed(first + tried - 1)
-            except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-                return Found(name, says, tried, "the code trips", f"{type(error).__name__}: {error}", tried)
+            except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+                trip = f"{type(error).__name__}: {error}"
+                break
             if verdict.invariant:
                 return Found(name, says, tried, verdict.invariant, verdict.detail, tried)
-    return Found(name, says, 0, "", "", seeds_max)
+        else:
+            return Found(name, says, 0, "", "", seeds_max)
+    run_seed(first + tried - 1)  # With the safeguard in place it must not trip.
+    return Found(name, says, tried, "the code trips over itself", trip, tried)
 
 
 # --- Raft -------------------------------------------------------------------------------------------------------------

@@ -45,6 +45,12 @@ class Totals:
     def is_passed(self) -> bool:
         return not self.failures and not self.missing
 
+    @property
+    def _outcome(self) -> str:
+        if self.failures:
+            return f"{len(self.failures)} failed"
+        return "vacuous" if self.missing else "passed"
+
     def lines(self, elapsed_s: float) -> list[str]:
         """The report."""
         told = [
@@ -58,7 +64,7 @@ class Totals:
         told += [
             "",
             f"{self.seeds} seeds, {self.events} events, {self.virtual_ms / 1_000:.0f} virtual s in {elapsed_s:.0f} s: "
-            + ("passed" if self.is_passed else f"{len(self.failures)} failed"),
+            + self._outcome,
         ]
         return told
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from mesh.effects import Channel, Effect, Persist, Reply, Send
+from mesh.effects import Channel, Effect, Persist, Reply, Send, WriteLedger
 from mesh.events import Event, PeerMessage
 from mesh.ids import LogIndex, TaskId
 from mesh.ledger.applied import Applied
@@ -76,6 +76,8 @@ class Checker:
         for effect in effects:
             if type(effect) is Persist:
                 invariants_raft.log_matching(self.record, node_id, s, effect)
+            elif type(effect) is WriteLedger:
+                invariants_queue.same_rows_written(self.record, node_id, effect.write)
         if type(event) is PeerMessage and event.data[1] == _PRE_VOTE:
             invariants_raft.pre_vote_changes_nothing(node_id, seen, s, effects)
         self._look(machine, seen)
@@ -109,6 +111,7 @@ class Checker:
             if s.term not in self.record.leaders:
                 self.coverage.add("election won")
             invariants_raft.one_leader_per_term(self.record, node_id, s)
+            invariants_raft.elected_by_a_majority(self.record, node_id, s)
             invariants_raft.leader_completeness(self.record, node_id, s)
         if s.term == 6:
             self.coverage.add("term beyond 5")

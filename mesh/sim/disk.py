@@ -116,7 +116,9 @@ class LedgerFile:
             self.rows[row.task_id] = row
         for task_id in write.forgotten:
             self.rows.pop(task_id, None)
-        self.events = [batch for batch in self.events if batch[0] >= write.events_from] + write.events
+        self.events += write.events
+        if self.events and self.events[0][0] < write.events_from:
+            self.events = [batch for batch in self.events if batch[0] >= write.events_from]
         self.mark = write.mark
 
     def stage(self, effect: StageSnapshot) -> None:

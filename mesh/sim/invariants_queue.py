@@ -4,6 +4,7 @@ They are asked where an entry is applied first; every other node must agree by d
 ought to be.
 """
 
+from mesh.durable import LedgerWrite
 from mesh.ids import FencingToken, TaskId
 from mesh.ledger import commands
 from mesh.ledger.ledger import Ledger
@@ -83,9 +84,7 @@ def one_state_each(ledger: Ledger, task_id: TaskId, ought: ModelTask) -> None:
 
 def counts_conserved(ledger: Ledger, model: Model) -> None:
     """18: accepted = waiting + leased + dead + finished, state by state."""
-    counts = [0] * len(STATE_NAMES)
-    for task in model.tasks.values():
-        counts[task.state] += 1
+    counts = model.counts
     if counts != ledger.counts:
         raise Violation("18 one state each", f"counts {ledger.counts}, ought to be {counts}")
     if len(ledger.finished) != sum(counts[state] for state in FINISHED):
@@ -155,6 +154,18 @@ def granted_before_sent(record: Record, node_id: str, to: str, order: AttemptOrd
             f"{node_id} tells {to} to run it under token {order.token}; granted there: {grant}",
             order.task_id,
         )
+
+
+def same_rows_written(record: Record, node_id: str, write: LedgerWrite) -> None:
+    """4: what one node writes into its table and its history, every node writes there too."""
+    for index, data in write.events:
+        if record.histories.setdefault(index, data) != data:
+            raise Violation("4 state-machine safety", f"{node_id} writes another history for entry {index} than others")
+    for row in write.rows:
+        if row.finished:
+            mine = (row.state, row.finished, row.fingerprint)
+            if record.finished.setdefault(row.task_id, mine) != mine:
+                raise Violation("4 state-machine safety", f"{node_id} writes {mine} for its end", row.task_id)
 
 
 def tables_agree(ledger: Ledger, model: Model, record: Record) -> None:

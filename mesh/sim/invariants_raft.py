@@ -29,6 +29,14 @@ def one_leader_per_term(record: Record, node_id: str, s: ReplicaState) -> None:
         raise Violation("1 one leader per term", f"{first} and {node_id} both lead term {s.term}")
 
 
+def elected_by_a_majority(record: Record, node_id: str, s: ReplicaState) -> None:
+    """1: whoever leads was voted for by a majority of the voters, by the votes that left them, each counted once."""
+    voters = s.log.configurations.voter_ids
+    given = [voter for voter in voters if voter == node_id or record.votes.get((voter, s.term)) == node_id]
+    if len(given) <= len(voters) // 2:
+        raise Violation("1 one leader per term", f"{node_id} leads term {s.term} by the votes of {given} of {voters}")
+
+
 def log_matching(record: Record, node_id: str, s: ReplicaState, persist: Persist) -> None:
     """2: entries with the same index and term are the same, and so is all before them."""
     entries = persist.entries
@@ -68,14 +76,21 @@ def same_state_at_same_index(record: Record, node_id: str, index: int, digest: b
 
 
 def committed_on_a_durable_quorum(record: Record, node_id: str, s: ReplicaState, disks: list[Disk]) -> None:
-    """5: when an entry is first seen committed, a majority of the voters has it on disk. Asked of the disks."""
+    """5: when an entry is first seen committed, a majority of the voters has it on disk. Asked of the disks.
+
+    And a leader commits an entry of its own term only; what came before is committed by that (Raft 5.4.2, figure 8).
+    """
     index = s.commit_index
     if index <= max(record.committed_max, FOUNDING_INDEX):
         return
     term = s.log.term_at(index)
     assert term is not None, "the last committed entry is in the log"
-    holders = [disk.node_id for disk in disks if disk.covers(index, term)]
-    voters = [disk.node_id for disk in disks]
+    if is_leader(s) and term != s.term:
+        raise Violation(
+            "5 committed on a durable quorum", f"{node_id}, leading term {s.term}, commits entry {index} of term {term}"
+        )
+    voters = s.log.configurations.voter_ids
+    holders = [disk.node_id for disk in disks if disk.node_id in voters and disk.covers(index, term)]
     if len(holders) <= len(voters) // 2:
         raise Violation(
             "5 committed on a durable quorum",

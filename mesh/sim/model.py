@@ -12,7 +12,7 @@ import msgspec
 from mesh.ids import NodeId, TaskId
 from mesh.ledger import commands
 from mesh.ledger.applied import ALREADY, CONFLICT, DONE, FENCED, REFUSED, UNKNOWN
-from mesh.ledger.task import CANCELLED, COMPLETED, DEAD, DISPATCHED, FAILED, PENDING, RUNNING, SCHEDULED
+from mesh.ledger.task import CANCELLED, COMPLETED, DEAD, DISPATCHED, FAILED, PENDING, RUNNING, SCHEDULED, STATE_NAMES
 from mesh.sim.coverage import Coverage
 
 WAITING: Final = (PENDING, SCHEDULED)
@@ -52,6 +52,8 @@ class Model:
         self.at_ms = 0
         self.tasks: dict[TaskId, ModelTask] = {}
         self.nodes: dict[NodeId, ModelNode] = {}
+        self.counts = [0] * len(STATE_NAMES)
+        """Tasks by state."""
         self.touched: dict[TaskId, ModelTask] = {}
         self.granted: dict[int, dict[TaskId, NodeId]] = {}
         """By log index: the leases granted there."""
@@ -82,6 +84,7 @@ class Model:
         state = SCHEDULED if spec.not_before_ms > self.at_ms else PENDING
         task = ModelTask(spec.capability, spec.payload, spec.max_attempts, state, spec.not_before_ms)
         self.tasks[spec.task_id] = self.touched[spec.task_id] = task
+        self.counts[state] += 1
         return DONE
 
     def _grant(self, command: commands.GrantLease) -> int:
@@ -91,7 +94,7 @@ class Model:
         may_run = node.is_active and not node.is_draining and task.not_before_ms <= self.at_ms
         if task.state not in WAITING or not may_run or self.index <= task.token:
             return REFUSED
-        task.state = DISPATCHED
+        self._move(task, DISPATCHED)
         task.token = task.token_max = self.index
         task.node_id = command.node_id
         self.granted.setdefault(self.index, {})[command.task_id] = command.node_id
@@ -106,7 +109,7 @@ class Model:
             return FENCED
         if task.state == RUNNING:
             return ALREADY
-        task.state = RUNNING
+        self._move(task, RUNNING)
         task.attempts += 1
         return DONE
 
@@ -117,7 +120,7 @@ class Model:
         if command.sequence <= task.sequence:
             return ALREADY
         if task.state == DISPATCHED:
-            task.state = RUNNING
+            self._move(task, RUNNING)
             task.attempts += 1
         task.sequence = command.sequence
         self._coverage.add("checkpoint kept")
@@ -271,17 +274,20 @@ class Model:
             self._wait_again(task, PENDING)
             task.is_lost = True
 
-    @staticmethod
-    def _wait_again(task: ModelTask, state: int) -> None:
+    def _move(self, task: ModelTask, state: int) -> None:
+        self.counts[task.state] -= 1
+        self.counts[state] += 1
         task.state = state
+
+    def _wait_again(self, task: ModelTask, state: int) -> None:
+        self._move(task, state)
         task.node_id = ""
         task.sequence = 0
         if state == PENDING:
             task.not_before_ms = 0
 
-    @staticmethod
-    def _end(task: ModelTask, state: int) -> None:
-        task.state = state
+    def _end(self, task: ModelTask, state: int) -> None:
+        self._move(task, state)
         task.ends.append((state, task.token))
 
 

@@ -4,6 +4,8 @@ Swarm testing: every seed switches a random subset of the faults off and draws t
 with everything in it hides what needs a quiet spell to happen.
 """
 
+from typing import Any
+
 import msgspec
 
 from mesh.config import DispatchConfig, GossipConfig, RaftConfig
@@ -57,7 +59,8 @@ STRENGTHS: dict[str, tuple[int, int]] = {
 }
 """The weakest and strongest a fault is drawn: mean pause in ms, per mille of messages, or messages in flight."""
 
-FULL_MESH = 3
+WORK_US_MAX = 20_000_000
+"""No more work is asked for than all slots together do in this time, or nothing would ever be finished."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,11 +119,17 @@ def draw(seed: int) -> Plan:
             faults[fault] = strength
     heartbeat_ms = roll.choice((40, 60, 60, 90))
     capabilities, rare = _draw_capabilities(seed, size)
+    safety_ms = roll.randint(20_000, 40_000) if size == 5 else roll.randint(30_000, 60_000)
+    clients, tasks_max, burst = roll.randint(1, 3), roll.choice((30, 100, 250)), roll.choice((1, 3, 8))
+    attempt_us, begin_us = roll.choice((2_000, 30_000, 300_000)), roll.choice((1_000, 3_000, 400_000))
+    slots = tuple(roll.choice((1, 2, 4, 16)) for _ in range(size))
+    tasks_max = max(10, min(tasks_max, WORK_US_MAX * sum(slots) // (attempt_us + begin_us)))
+    spread_ms = safety_ms * clients * (burst + 1) // (2 * tasks_max)
     return Plan(
         seed=seed,
         node_ids=tuple(f"n{number + 1}" for number in range(size)),
         faults=faults,
-        safety_ms=roll.randint(10_000, 20_000) if size == 5 else roll.randint(12_000, 30_000),
+        safety_ms=safety_ms,
         raft=RaftConfig(
             heartbeat_ms=heartbeat_ms,
             election_timeout_ms=heartbeat_ms * roll.choice((3, 5, 8)),
@@ -143,7 +152,7 @@ def draw(seed: int) -> Plan:
             log_tail_entries_max=roll.choice((1, 4, 16, 4_096)),
             report_wait_ms=roll.choice((300, 2_000)),
         ),
-        slots=tuple(roll.choice((1, 2, 4, 16)) for _ in range(size)),
+        slots=slots,
         capabilities=capabilities,
         rare_capability=rare,
         delay_us=roll.choice((200, 1_000, 5_000)),
@@ -153,16 +162,49 @@ def draw(seed: int) -> Plan:
         turn_gap_us=roll.choice((50, 500, 3_000)),
         clock_skew_ms=roll.choice((0, 50, 5_000)),
         chunk_rows=roll.choice((1, 5, 1_000)),
-        clients=roll.randint(1, 3),
-        tasks_max=roll.choice((20, 60, 120)),
-        submit_pause_ms=roll.choice((40, 150, 400)),
-        burst=roll.choice((1, 3, 8)),
-        attempt_us=roll.choice((2_000, 30_000, 300_000)),
-        begin_us=roll.choice((1_000, 3_000, 400_000)),
+        clients=clients,
+        tasks_max=tasks_max,
+        submit_pause_ms=max(20, spread_ms * roll.choice((2, 6, 9)) // 10),
+        burst=burst,
+        attempt_us=attempt_us,
+        begin_us=begin_us,
         failing_permille=roll.choice((0, 100, 400)),
         checkpoint_permille=roll.choice((0, 300)),
         quiet_permille=roll.choice((0, 200)),
     )
+
+
+def calm(seed: int, nodes: int = 3, **changes: Any) -> Plan:
+    """A plan in which nothing goes wrong of itself, for stories that a test tells step by step."""
+    plan = Plan(
+        seed=seed,
+        node_ids=tuple(f"n{number + 1}" for number in range(nodes)),
+        faults={},
+        safety_ms=10_000,
+        raft=RaftConfig(heartbeat_ms=50, election_timeout_ms=300),
+        gossip=GossipConfig(heartbeat_interval_ms=200),
+        dispatch=DispatchConfig(start_report_ms=20, ledger_flush_ms=100, log_tail_entries_max=64),
+        slots=(4,) * nodes,
+        capabilities=(("code", "plan"),) * nodes,
+        rare_capability="rare",
+        delay_us=500,
+        sync_us=500,
+        ledger_write_us=2_000,
+        turn_open_permille=300,
+        turn_gap_us=500,
+        clock_skew_ms=50,
+        chunk_rows=10,
+        clients=2,
+        tasks_max=10_000,
+        submit_pause_ms=100,
+        burst=3,
+        attempt_us=30_000,
+        begin_us=3_000,
+        failing_permille=100,
+        checkpoint_permille=100,
+        quiet_permille=0,
+    )
+    return msgspec.structs.replace(plan, **changes)
 
 
 def _draw_capabilities(seed: int, size: int) -> tuple[tuple[tuple[str, ...], ...], str]:

@@ -41,6 +41,10 @@ class Record:
         self.acked: dict[TaskId, int] = {}
         """Tasks a client was told are accepted, with the index it was told."""
         self.acked_order: list[TaskId] = []
+        self.histories: dict[int, bytes] = {}
+        """By log index: the events of that entry, as they were first written to a table's history."""
+        self.finished: dict[TaskId, tuple[int, int, int]] = {}
+        """State, number and fingerprint of finished tasks, as they were first written to a table."""
         self.final: dict[TaskId, int] = {}
         """States in which a client was told that a task has ended for good."""
 

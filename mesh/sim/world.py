@@ -106,6 +106,10 @@ class World:
     def run(self) -> None:
         """Both phases. Raises Violation."""
         self.run_ms(self.plan.safety_ms)
+        self.settle()
+
+    def settle(self) -> None:
+        """The second phase: heal everything, and demand that everything comes right. Raises Violation."""
         self.nemesis.heal()
         self.saboteur.is_done = self.reader.is_done = True
         self._converge("26 everything comes right after healing")
@@ -116,6 +120,10 @@ class World:
                 client.wish(TaskSpec(task_id, "code", encode(script), source=client.name), script)
         self._converge("26 fresh tasks are done after healing")
         self.checker.finish(self.machines)
+
+    def machine(self, node_id: str) -> Machine:
+        """A host by name."""
+        return self._by_id[node_id]
 
     def run_ms(self, duration_ms: int) -> None:
         """Let so much time pass."""

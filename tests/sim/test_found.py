@@ -1,0 +1,95 @@
+"""Mistakes the simulator found in this code, each as the smallest story, so that none depends on a seed."""
+
+from mesh.config import DispatchConfig
+from mesh.execution.attempts import Attempts
+from mesh.ids import ClientId, FencingToken, LogIndex, NodeId, TaskId, Term
+from mesh.ledger.applied import Applied
+from mesh.ledger.table import Table
+from mesh.messages import Accepted, AttemptOrder, AttemptOutcome, TaskSpec
+from mesh.node.requests import Waiting
+from mesh.sim.plan import calm
+from mesh.sim.world import World
+
+T1, T2 = TaskId("t1"), TaskId("t2")
+ANA, BEN = (NodeId("n1"), ClientId(1)), (NodeId("n2"), ClientId(7))
+
+
+def order(task_id: TaskId, token: int) -> AttemptOrder:
+    return AttemptOrder(task_id, FencingToken(token), 1, "code", b"", b"")
+
+
+def always(task_id: TaskId, token: FencingToken) -> bool:
+    """Our own ledger shows of no lease yet that it is over."""
+    return True
+
+
+def never(task_id: TaskId, token: FencingToken) -> bool:
+    return False
+
+
+def test_another_payload_under_an_id_on_its_way_is_not_taken_for_the_same_submit() -> None:
+    """Ana's t1 is on its way. Ben submits another t1: it is not known yet which will have the id, so he is not told
+    "accepted" when Ana's is.
+    """
+    waiting = Waiting(100)
+    hers, his = TaskSpec(T1, "code", b"hers"), TaskSpec(T1, "code", b"his")
+    assert waiting.accept(ANA, hers)
+    assert waiting.is_taken(his)
+    assert not waiting.is_taken(hers)
+    applied = Applied(LogIndex(5), 0, bytearray(b"\0"), submitted=[T1])
+    assert waiting.applied(applied, Table()) == [(ANA, Accepted(LogIndex(5), [T1]))]
+
+
+def test_a_late_copy_of_a_grant_does_not_run_again_what_the_leader_called_over() -> None:
+    """t1 ran, ended and was settled by the leader's word, before our own ledger came to its completion. The grant comes
+    once more.
+    """
+    attempts = Attempts()
+    attempts.grant(Term(2), [order(T1, 9)])
+    attempts.ended([AttemptOutcome(T1, FencingToken(9), b"done")])
+    attempts.stop([(T1, FencingToken(9))], always)
+    assert attempts.grant(Term(2), [order(T1, 9)]) == ([], [])
+    attempts.caught_up(always)
+    assert attempts.grant(Term(2), [order(T1, 9)]) == ([], [])
+    assert attempts.grant(Term(2), [order(T1, 12)]) == ([order(T1, 12)], [])
+    attempts.caught_up(never)
+    assert attempts.over == {}
+
+
+def test_what_is_beyond_the_slots_waits_for_one() -> None:
+    """One slot. t1 still runs, though the leader knows its lease is over and has granted t2, which starts after it."""
+    attempts = Attempts()
+    attempts.grant(Term(2), [order(T1, 5)])
+    assert attempts.hand_over([order(T1, 5)], 1) == ([order(T1, 5)], [])
+    attempts.grant(Term(2), [order(T2, 8)])
+    assert attempts.hand_over([order(T2, 8)], 1) == ([], [order(T2, 8)])
+    attempts.stop([(T1, FencingToken(5))], never)
+    assert attempts.hand_over([order(T2, 8)], 1) == ([order(T2, 8)], [])
+
+
+def test_what_was_stopped_while_it_waited_is_not_started() -> None:
+    attempts = Attempts()
+    attempts.grant(Term(2), [order(T1, 5), order(T2, 8)])
+    now, waiting = attempts.hand_over([order(T1, 5), order(T2, 8)], 1)
+    assert (now, waiting) == ([order(T1, 5)], [order(T2, 8)])
+    attempts.stop([(T2, FencingToken(8))], never)
+    attempts.ended([AttemptOutcome(T1, FencingToken(5), b"done")])
+    assert attempts.hand_over(waiting, 1) == ([], [])
+
+
+def test_a_node_catches_up_by_table_though_the_log_has_no_tail_and_work_goes_on() -> None:
+    """The log is trimmed to two entries twenty times a second, and a table takes seconds to send. The leader keeps what
+    follows the table, so one is enough.
+    """
+    dispatch = DispatchConfig(start_report_ms=20, ledger_flush_ms=50, log_tail_entries_max=1)
+    world = World(calm(7, dispatch=dispatch, chunk_rows=2, submit_pause_ms=60))
+    world.run_ms(2_000)
+    away = next(machine for machine in world.machines if machine.node_id != world.leader_id())
+    away.crash(silent=False, keeps_permille=500)
+    world.run_ms(10_000)
+    away.start()
+    world.run_ms(8_000)
+    assert world.coverage.counts["snapshot installed"] <= 2
+    ledgers = [machine.node.ledger for machine in world.machines]
+    assert max(ledger.applied_index for ledger in ledgers) - away.node.ledger.applied_index < 30
+    world.settle()
