@@ -36,8 +36,12 @@ class StartTask(_Command, frozen=True, tag=3):
     token: FencingToken
 
 
+BY_HAND = 0
+"""Sequence of a checkpoint that a person saved: always kept, and none of the attempt's own is taken for it."""
+
+
 class SaveCheckpoint(_Command, frozen=True, tag=4):
-    """Keep what a running attempt has reached. `sequence` counts from 1 within the attempt."""
+    """Keep what a running attempt has reached. `sequence` counts from 1 within the attempt; BY_HAND stands outside."""
 
     task_id: TaskId
     token: FencingToken

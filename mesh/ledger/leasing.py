@@ -6,7 +6,7 @@ here: a lease ends because the log says so, never because some replica thinks it
 
 from mesh.ids import FencingToken, TaskId
 from mesh.ledger.applied import ALREADY, DONE, FENCED, REFUSED, UNKNOWN, EndedLease, KeptCheckpoint
-from mesh.ledger.commands import GrantLease, ReleaseLease, SaveCheckpoint, StartTask
+from mesh.ledger.commands import BY_HAND, GrantLease, ReleaseLease, SaveCheckpoint, StartTask
 from mesh.ledger.table import Table
 from mesh.ledger.task import RUNNING, SCHEDULED, Kind, Task
 from mesh.ledger.transitions import GRANT, RELEASE, START
@@ -66,13 +66,13 @@ def checkpoint(table: Table, command: SaveCheckpoint, position: int) -> int:
     outcome = DONE
     if task is None:
         outcome = FENCED
-    elif command.sequence <= task.checkpoint_sequence:
+    elif BY_HAND < command.sequence <= task.checkpoint_sequence:
         outcome = ALREADY
     else:
-        if task.state != RUNNING:
+        if task.state != RUNNING and command.sequence != BY_HAND:
             start(table, StartTask(command.task_id, command.token), position)
         task.checkpoint = command.state
-        task.checkpoint_sequence = command.sequence
+        task.checkpoint_sequence = max(task.checkpoint_sequence, command.sequence)
         table.changed[command.task_id] = task
         table.happened(_CHECKPOINTED, task, task.node_id, str(command.sequence))
     kept = KeptCheckpoint(command.task_id, command.token, command.sequence, outcome != FENCED)

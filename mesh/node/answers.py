@@ -104,10 +104,11 @@ class Answers:
         return documents.DeadLetterPage(letters, letters[-1].id if len(dead) > limit else None)
 
     def explanation(self, task: Task) -> documents.Explanation:
-        """Why a task is where it is, in words."""
+        """Why a task is where it is, in words. What the nodes could do about it only a leader in office knows."""
         dispatcher = self._dispatcher
         dispatcher.refresh()
-        verdicts = explain(list(dispatcher.candidates.values()), task.spec.capability)
+        candidates = list(dispatcher.candidates.values()) if dispatcher.in_office else []
+        verdicts = explain(candidates, task.spec.capability)
         reason, summary, position = self._reason(task, verdicts)
         return documents.Explanation(
             id=task.spec.task_id,
@@ -127,6 +128,8 @@ class Answers:
             return "dead", f"It is a dead letter after {task.attempts} attempts: {task.error}", None
         if task.state in FINISHED:
             return "finished", f"It has ended: {STATE_NAMES[task.state]}.", None
+        if not self._dispatcher.in_office:
+            return "waiting", "It waits; which nodes are free for it only the leader knows.", None
         capability = task.spec.capability
         if not any(capability in c.capabilities for c in self._dispatcher.candidates.values()):
             return "no_capability", f"No node offers the capability {capability!r}; it waits until one does.", None

@@ -17,6 +17,7 @@ from mesh.events import ClientMessage, HistoryLoaded, RowsLoaded
 from mesh.ids import ClientId, LogIndex, NodeId, TaskId
 from mesh.ledger.applied import ALREADY, DONE, UNKNOWN, Applied
 from mesh.ledger.commands import (
+    BY_HAND,
     CancelTask,
     Command,
     DrainNode,
@@ -61,6 +62,8 @@ _ORDERED = frozenset({CancelTask, RedriveTask, DropDeadLetter, SaveCheckpoint, D
 LOADS_MAX = 10_000
 EARLY_MAX = 1_000
 PAGE_MAX = 1_000
+CURSOR_DIGITS_MAX = 18
+"""A log index has no more; what is longer does not fit the store's integers."""
 CLIENTS_MAX = 10_000
 
 
@@ -83,6 +86,7 @@ class ClientDesk:
         self._last_load = 0
         self._orders: dict[Command, list[tuple[Client, int]]] = {}
         """Orders proposed and not yet applied: who asked, and under which request number."""
+        self._ordering = 0
         self._joins: dict[LogIndex, list[tuple[Client, int]]] = {}
         """The same for configurations, by the index of their entry."""
         self._early: list[tuple[Client, WatchTasks]] = []
@@ -174,10 +178,12 @@ class ClientDesk:
                     held.append(task_id)
                 else:
                     refusals.append(requests.conflict(task_id))
-            elif queued >= queued_max or waiting.is_full:
-                refusals.append(requests.backpressure(spec, queued))
             elif waiting.is_taken(spec):
                 refusals.append(requests.taken(spec))
+            elif task_id not in waiting.accepting and queued >= queued_max:
+                refusals.append(requests.backpressure(spec, f"the mesh holds {queued} tasks, its limit"))
+            elif task_id not in waiting.accepting and waiting.is_full:
+                refusals.append(requests.backpressure(spec, "too many requests wait"))
             else:
                 if waiting.accept(client, spec):
                     dispatcher.submit(spec)
@@ -231,7 +237,7 @@ class ClientDesk:
     def _answer_ask(self, client: Client, ask: Ask) -> None:
         node = self._node
         if ask.question == Question.STATUS:
-            status = node.answers.status(node.now_ms, stale=ask.stale, counters=node.counters)
+            status = node.answers.status(node.now_ms, stale=ask.stale, counters=node.counted())
             self._document(client, ask, status)
         elif ask.question == Question.RAFT:
             self._document(client, ask, node.answers.raft_status())
@@ -267,8 +273,7 @@ class ClientDesk:
         load_id = self._last_load
         self._loads[load_id] = Load(client, ask)
         if ask is not None and ask.question == Question.EVENTS:
-            after = int(ask.after) if ask.after.isdigit() else 0
-            self._node.out.append(LoadHistory(load_id, after, _limit(ask)))
+            self._node.out.append(LoadHistory(load_id, _log_index(ask), _limit(ask)))
         elif ask is not None and not task_ids:
             states = tuple(state for state in ask.states if state in FINISHED)
             nothing = bool(ask.states) and not states
@@ -286,7 +291,7 @@ class ClientDesk:
         if ask is None:
             self._loaded_ends(client, tasks)
         elif ask.question == Question.TASKS:
-            self._task_page(client, ask, tasks)
+            self._task_page(client, ask, tasks, is_cut=bool(event.more))
         elif tasks:
             self._task_document(client, ask, tasks[0])
         else:
@@ -298,7 +303,8 @@ class ClientDesk:
         if ends:
             self.tell(client, TasksEnded(ends))
 
-    def _task_page(self, client: Client, ask: Ask, stored: list[Task]) -> None:
+    def _task_page(self, client: Client, ask: Ask, stored: list[Task], *, is_cut: bool) -> None:
+        """Finished tasks from the store, and those in memory. If the store's part is cut, so is the page, there."""
         node = self._node
         limit = _limit(ask)
         live = node.answers.live_tasks(ask.states, ask.capability, ask.after, limit)
@@ -307,8 +313,9 @@ class ClientDesk:
             if task.spec.task_id > ask.after and answers.matches(task, ask.states, ask.capability):
                 merged[task.spec.task_id] = task
         merged.update((task.spec.task_id, task) for task in live)
-        page = [merged[task_id] for task_id in sorted(merged)]
-        following = page[limit - 1].spec.task_id if len(page) > limit else None
+        cut = stored[-1].spec.task_id if is_cut and stored else None
+        page = [merged[task_id] for task_id in sorted(merged) if cut is None or task_id <= cut]
+        following = page[limit - 1].spec.task_id if len(page) > limit else cut
         lines = [answers.task_line(task) for task in page[:limit]]
         self._document(client, ask, documents.TaskPage(lines, following, ask.stale))
 
@@ -317,7 +324,7 @@ class ClientDesk:
         if load is None or load.ask is None:
             return
         ask = load.ask
-        after = int(ask.after) if ask.after.isdigit() else 0
+        after = _log_index(ask)
         happenings = [happening for _, data in event.batches for happening in decode_happenings(data)]
         if len(event.batches) < _limit(ask):
             last = max((index for index, _ in event.batches), default=after)
@@ -337,21 +344,23 @@ class ClientDesk:
         if order.action == Action.ADD_LEARNER:
             self._add_learner(client, order)
             return
+        dispatcher = node.leading.dispatcher
+        if self._ordering >= LOADS_MAX or (order.action == Action.REBALANCE and dispatcher.gathered >= LOADS_MAX):
+            self.answer(client, order.request, Code.BACKPRESSURE, "too many orders wait; try again")
+            return
         if order.action == Action.REBALANCE:
             released = node.leading.rebalance()
             self.answer(client, order.request, Code.OK, f"{released} leases given back")
             return
         command = self._command(order)
-        if isinstance(command, str):
-            self.answer(client, order.request, Code.NOT_FOUND, command)
+        if isinstance(command, tuple):
+            self.answer(client, order.request, *command)
             return
-        if len(self._orders) >= LOADS_MAX:
-            self.answer(client, order.request, Code.BACKPRESSURE, "too many orders wait; try again")
-            return
+        self._ordering += 1
         self._orders.setdefault(command, []).append((client, order.request))
-        node.leading.dispatcher.command(command)
+        dispatcher.command(command)
 
-    def _command(self, order: Order) -> Command | str:
+    def _command(self, order: Order) -> Command | tuple[Code, str]:
         """The command an order stands for, or why there is none."""
         target = order.target
         ledger = self._node.ledger
@@ -364,16 +373,16 @@ class ClientDesk:
         if order.action == Action.CHECKPOINT:
             task = ledger.tasks.get(TaskId(target))
             if task is None or task.state not in (DISPATCHED, RUNNING):
-                return f"no attempt of task {target!r} runs; only a running attempt has a checkpoint"
-            return SaveCheckpoint(task.spec.task_id, task.token, task.checkpoint_sequence + 1, order.value)
+                return Code.NOT_FOUND, f"no attempt of task {target!r} runs; only a running attempt has a checkpoint"
+            return SaveCheckpoint(task.spec.task_id, task.token, BY_HAND, order.value)
+        if order.action not in (Action.DRAIN, Action.UNDRAIN, Action.RECOVER):
+            return Code.INVALID, f"unknown action {order.action}"
         record = ledger.nodes.get(NodeId(target))
         if record is None:
-            return f"there is no node {target!r}"
-        if order.action == Action.DRAIN or order.action == Action.UNDRAIN:
-            return DrainNode(NodeId(target), order.action == Action.DRAIN)
+            return Code.NOT_FOUND, f"there is no node {target!r}"
         if order.action == Action.RECOVER:
             return FailNode(NodeId(target), record.incarnation, order.reason or "given up by hand")
-        return f"unknown action {order.action}"
+        return DrainNode(NodeId(target), order.action == Action.DRAIN)
 
     def _transfer(self, client: Client, order: Order) -> None:
         raft = self._node.raft
@@ -423,6 +432,7 @@ class ClientDesk:
             if type(command) in _ORDERED:
                 code, text = _order_code(applied.outcomes[position])
                 for client, request in self._orders.pop(command, ()):
+                    self._ordering -= 1
                     self.answer(client, request, code, text)
 
     # --- office and out ---
@@ -438,11 +448,11 @@ class ClientDesk:
         for client, ask in self.waiting.clear():
             self.answer(client, ask.request, Code.UNAVAILABLE, NOT_SERVING)
         self._orders.clear()
+        self._ordering = 0
         self._joins.clear()
 
     def read_failed(self, read_id: int) -> None:
-        read = self.waiting.reads.pop(read_id, None)
-        for client, ask in read.asked if read is not None else ():
+        for client, ask in self.waiting.take_read(read_id):
             self.answer(client, ask.request, Code.UNAVAILABLE, NOT_SERVING)
 
     def leader_changed(self) -> None:
@@ -471,6 +481,12 @@ class ClientDesk:
 
 def _limit(ask: Ask) -> int:
     return min(max(ask.limit, 1), PAGE_MAX)
+
+
+def _log_index(ask: Ask) -> int:
+    """The cursor of EVENTS; what is none is the beginning."""
+    after = ask.after
+    return int(after) if after.isascii() and after.isdigit() and len(after) <= CURSOR_DIGITS_MAX else 0
 
 
 def _order_code(outcome: int) -> tuple[Code, str]:

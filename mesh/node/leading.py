@@ -65,8 +65,8 @@ class Leading:
         node = self._node
         self._term = node.raft.term
         self.dispatcher.take_office()
-        self.dispatcher.urgent(ElectLeader(node.node_id, self._term))
         self.judge()
+        self.dispatcher.urgent(ElectLeader(node.node_id, self._term))
         self.ask_reports()
         self._node.clients.take_office()
 

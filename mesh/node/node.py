@@ -347,6 +347,11 @@ class Node:
     def count(self, what: str, how_many: int = 1) -> None:
         self.counters[what] = self.counters.get(what, 0) + how_many
 
+    def counted(self) -> dict[str, int]:
+        """What was dropped and refused here since the start, by name."""
+        elsewhere = {"raft_messages_dropped": self.raft.dropped, "grants_from_past_term": self.holding.attempts.refused}
+        return self.counters | {what: how_many for what, how_many in elsewhere.items() if how_many}
+
     def count_rubbish(self, where: str, why: str) -> None:
         """A peer sent what no correct peer sends: counted, told the operator once, otherwise ignored."""
         what = f"rubbish_{where}"

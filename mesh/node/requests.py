@@ -34,6 +34,8 @@ ID_CHARS_MAX = 200
 CAPABILITY_CHARS_MAX = 200
 ATTEMPTS_MAX = 1_000
 BACKPRESSURE_RETRY_MS = 500
+WATCHERS_MAX = 1_000
+"""Clients told of the end of one task. Of more, whoever asked first must ask again; clients do so every few seconds."""
 
 
 class PendingRead(msgspec.Struct):
@@ -64,10 +66,12 @@ class Waiting:
         self.asked: list[tuple[Client, Ask]] = []
         """Questions of this turn, not yet given a read round."""
         self.last_read = 0
+        self._reading = 0
+        """Questions that were given one."""
 
     @property
     def is_full(self) -> bool:
-        return len(self.accepting) + len(self.reads) + len(self.asked) >= self._waiting_max
+        return len(self.accepting) + self._reading + len(self.asked) >= self._waiting_max
 
     def clear(self) -> list[tuple[Client, Ask]]:
         """Out of office. Submits get no answer, since what became of them is not known; questions are returned, to
@@ -79,6 +83,7 @@ class Waiting:
         self.reads.clear()
         self.confirmed.clear()
         self.asked = []
+        self._reading = 0
         return questions
 
     def accept(self, client: Client, spec: TaskSpec) -> bool:
@@ -105,6 +110,8 @@ class Waiting:
             self.watching[task_id] = [client]
         elif client not in clients:
             clients.append(client)
+            if len(clients) > WATCHERS_MAX:
+                del clients[0]
 
     def take_asked(self) -> int:
         """Give the questions of this turn one read round; 0 if there are none."""
@@ -112,8 +119,17 @@ class Waiting:
             return 0
         self.last_read += 1
         self.reads[self.last_read] = PendingRead(self.asked)
+        self._reading += len(self.asked)
         self.asked = []
         return self.last_read
+
+    def take_read(self, read_id: int) -> list[tuple[Client, Ask]]:
+        """The questions of a round, which wait for it no more."""
+        read = self.reads.pop(read_id, None)
+        if read is None:
+            return []
+        self._reading -= len(read.asked)
+        return read.asked
 
     def confirm(self, read_id: int, index: LogIndex) -> None:
         """Raft vouches: whoever has applied `index` may answer."""
@@ -129,10 +145,7 @@ class Waiting:
             read = self.reads.get(self.confirmed[0])
             if read is not None and read.index is not None and read.index > applied_index:
                 break
-            if read is not None:
-                answerable += read.asked
-                del self.reads[self.confirmed[0]]
-            self.confirmed.popleft()
+            answerable += self.take_read(self.confirmed.popleft())
         return answerable
 
     def applied(self, applied: Applied, table: Table) -> list[tuple[Client, ClientReply]]:
@@ -190,9 +203,8 @@ def taken(spec: TaskSpec) -> TaskRefusal:
     return TaskRefusal(spec.task_id, Code.BACKPRESSURE, text, BACKPRESSURE_RETRY_MS)
 
 
-def backpressure(spec: TaskSpec, queued: int) -> TaskRefusal:
-    text = f"the mesh holds {queued} tasks, its limit; try again later"
-    return TaskRefusal(spec.task_id, Code.BACKPRESSURE, text, BACKPRESSURE_RETRY_MS)
+def backpressure(spec: TaskSpec, why: str) -> TaskRefusal:
+    return TaskRefusal(spec.task_id, Code.BACKPRESSURE, f"{why}; try again later", BACKPRESSURE_RETRY_MS)
 
 
 def member(target: str) -> Member | None:

@@ -4,7 +4,7 @@ import pytest
 
 from mesh.ids import FencingToken, NodeId, TaskId
 from mesh.ledger.applied import ALREADY, DONE, FENCED, REFUSED, UNKNOWN, EndedLease, KeptCheckpoint
-from mesh.ledger.commands import DrainNode, FailNode, ReleaseLease, SaveCheckpoint, StartTask
+from mesh.ledger.commands import BY_HAND, DrainNode, FailNode, ReleaseLease, SaveCheckpoint, StartTask
 from mesh.messages import AttemptOrder
 from tests.ledger.cast import ANA, BEN, RESIZE, complete, fail, grant, kinds, submit, with_nodes
 
@@ -122,3 +122,21 @@ def test_history_is_bounded_and_keeps_its_beginning() -> None:
         log.apply(ReleaseLease(RESIZE, FencingToken(token), "again"))
     history = log.ledger.tasks[RESIZE].history
     assert (len(history), history[0].index, history[-1].index) == (200, 2, 302)
+
+
+def test_a_checkpoint_saved_by_hand_stands_outside_the_attempts_own_sequence() -> None:
+    """S0-28: twice by hand, which charges nothing; then ana's own first one, which is no repetition of those."""
+    log = with_nodes(ANA, BEN)
+    log.apply(submit(RESIZE), grant(RESIZE, ANA))
+    by_hand = log.apply(save(BY_HAND, b"\x01"), save(BY_HAND, b"\x02"))
+    assert list(by_hand.outcomes) == [DONE, DONE]
+    task = log.ledger.tasks[RESIZE]
+    assert (task.checkpoint, task.checkpoint_sequence, task.attempts, log.state(RESIZE)) == (
+        b"\x02",
+        0,
+        0,
+        "dispatched",
+    )
+    assert list(log.apply(save(1, b"\x0a"), save(BY_HAND, b"\x03"), save(1, b"\x0a")).outcomes) == [DONE, DONE, ALREADY]
+    assert (task.checkpoint, task.checkpoint_sequence, task.attempts, log.state(RESIZE)) == (b"\x03", 1, 1, "running")
+    assert list(log.apply(save(BY_HAND, b"\x04", token=1)).outcomes) == [FENCED]
