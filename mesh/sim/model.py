@@ -117,6 +117,8 @@ class Model:
         task = self._leased(command.task_id, command.token)
         if task is None:
             return FENCED
+        if command.sequence == commands.BY_HAND:
+            return DONE
         if command.sequence <= task.sequence:
             return ALREADY
         if task.state == DISPATCHED:
