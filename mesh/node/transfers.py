@@ -164,8 +164,10 @@ class Transfers:
         """Begin to pull, unless this table is no news or another is being installed."""
         if offer.mark.applied_index <= applied_index:
             return []
-        if self.receiving is not None and (self.receiving.is_installing or self.receiving.transfer == offer.transfer):
-            return []
+        receiving = self.receiving
+        if receiving is not None:
+            if receiving.is_installing or (receiving.sender, receiving.transfer) == (sender, offer.transfer):
+                return []
         self.receiving = Receiving(sender, offer.transfer, offer.mark, now_ms, now_ms)
         return self._pull(now_ms)
 
