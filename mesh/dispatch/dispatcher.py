@@ -54,6 +54,8 @@ class Dispatcher:
         self._reported: dict[NodeId, int] = {}
         self.candidates: dict[NodeId, Candidate] = {}
         self._by_capability: dict[str, list[Candidate]] = {}
+        self._offered: dict[str, None] = {}
+        """What any of the candidates can do."""
         self.in_office = False
 
     # --- office ---
@@ -99,6 +101,8 @@ class Dispatcher:
             candidate.load = self._count_load(node_id)
             self.candidates[node_id] = candidate
         self._by_capability.clear()
+        offered = {name for candidate in self.candidates.values() for name in candidate.capabilities}
+        self._offered = dict.fromkeys(sorted(offered))
 
     def unreported(self) -> list[NodeId]:
         """Nodes that are admitted and have not told this leader what they run."""
@@ -219,7 +223,7 @@ class Dispatcher:
         taken: list[TaskSpec] = []
         while specs and len(taken) < COMMANDS_PER_ENTRY_MAX and bytes_left > 0:
             spec = specs.popleft()
-            bytes_left -= len(spec.payload) + 64
+            bytes_left -= len(spec.payload) + len(spec.checkpoint) + 64
             taken.append(spec)
             commands.append(SubmitTask(spec))
         queue, ledger = self.ledger.queue, self.ledger
@@ -242,7 +246,7 @@ class Dispatcher:
         queue = self.ledger.queue
         queue.release_due(at_ms)
         heads: dict[str, Task] = {}
-        for capability in queue.capabilities():
+        for capability in self.wanted():
             first = queue.first(capability)
             if first is not None and self._eligible(capability):
                 heads[capability] = first
@@ -261,6 +265,13 @@ class Dispatcher:
                 del heads[capability]
             else:
                 heads[capability] = following
+
+    def wanted(self) -> list[str]:
+        """Capabilities that some task waits for and some node offers. Clients name as many as they like."""
+        ready, offered = self.ledger.queue.capabilities(), self._offered
+        if len(ready) <= len(offered):
+            return [capability for capability in ready if capability in offered]
+        return [capability for capability in offered if capability in ready]
 
     def _grant(self, commands: list[Command], task_id: TaskId, candidate: Candidate) -> None:
         candidate.load += 1

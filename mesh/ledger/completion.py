@@ -7,6 +7,7 @@ put on record, because it is the trace of a node that woke up too late.
 from mesh.ids import FencingToken, TaskId
 from mesh.ledger.applied import ALREADY, DONE, FENCED, UNKNOWN
 from mesh.ledger.commands import CancelTask, CompleteTask, FailAttempt
+from mesh.ledger.digest import is_of_token
 from mesh.ledger.leasing import leased, requeue, take_back
 from mesh.ledger.retry import backoff_ms
 from mesh.ledger.table import Table
@@ -89,7 +90,7 @@ def fenced(table: Table, task_id: TaskId, token: FencingToken) -> int:
         known = table.finished.get(task_id)
         if known is None:
             return UNKNOWN
-        if known >> 32 == token:
+        if is_of_token(known, token):
             return ALREADY
         table.happened(_FENCED, None, detail=f"token {token} of a task that has ended")
     elif task.token == token:

@@ -7,6 +7,7 @@ from mesh.ids import LogIndex
 from mesh.messages import TaskSpec
 
 EMPTY = bytes(16)
+_HALF = 0xFFFF_FFFF
 
 
 def chain(before: bytes, index: LogIndex, data: bytes, outcomes: bytes) -> bytes:
@@ -19,10 +20,15 @@ def chain(before: bytes, index: LogIndex, data: bytes, outcomes: bytes) -> bytes
 
 
 def fingerprint(spec: TaskSpec, token: int) -> int:
-    """What is remembered of a finished task to recognise a repeated submit (low 32 bits) and a repeated report (the
-    rest).
+    """What is remembered of a finished task, in 64 bits: low half to recognise a repeated submit, high half, the
+    token's low half, to recognise a repeated report.
     """
-    return token << 32 | payload_crc(spec)
+    return (token & _HALF) << 32 | payload_crc(spec)
+
+
+def is_of_token(known: int, token: int) -> bool:
+    """Whether the task of a fingerprint ended under this very token."""
+    return known >> 32 == token & _HALF
 
 
 def payload_crc(spec: TaskSpec) -> int:

@@ -106,9 +106,15 @@ def report(*held: tuple[str, int], started: tuple[tuple[str, int], ...] = ()) ->
 
 
 def spec(
-    name: str, *, priority: int = 5, capability: str = "code", payload: bytes = b"", not_before_ms: int = 0
+    name: str,
+    *,
+    priority: int = 5,
+    capability: str = "code",
+    payload: bytes = b"",
+    not_before_ms: int = 0,
+    checkpoint: bytes = b"",
 ) -> TaskSpec:
-    return TaskSpec(TaskId(name), capability, payload, priority, 3, not_before_ms)
+    return TaskSpec(TaskId(name), capability, payload, priority, 3, not_before_ms, "", checkpoint)
 
 
 def outcome(name: str, token: int, *, error: str = "") -> AttemptOutcome:
@@ -317,6 +323,25 @@ def test_entries_are_bounded_in_commands_and_bytes() -> None:
         small.dispatcher.command(command)
     small.dispatcher.checkpoint(CheckpointReport(TaskId("nothing"), FencingToken(1), 1, b"x" * 990))
     assert [type(command) for command in small.dispatcher.next_commands(1)][:1] == [CompleteTask]
+
+
+def test_checkpoints_count_in_the_bytes_of_an_entry() -> None:
+    """A link cuts off what is over 8 MiB, and an entry that cannot be sent is never committed, nor any after it."""
+    desk = Desk(entry_bytes_max=1_000)
+    desk.take_office()
+    assert len(submitted(desk, *(spec(f"t{k}", checkpoint=b"x" * 990) for k in range(3)))) == 1
+
+
+def test_what_nobody_offers_is_not_looked_at() -> None:
+    """Clients name 400 capabilities: a turn of the loop does not go through all of them to find the one offered."""
+    desk = Desk()
+    desk.take_office(ANA, BEN)
+    submitted(desk, *(spec(f"t{k}", capability=f"c{k}") for k in range(400)))
+    assert (len(desk.ledger.queue.capabilities()), desk.dispatcher.wanted()) == (400, [])
+    assert grants(submitted(desk, *(spec(f"m{k}") for k in range(5)))) == list(
+        zip(("m0", "m1", "m2", "m3"), (ANA, BEN, ANA, BEN), strict=True)
+    )
+    assert desk.dispatcher.wanted() == ["code"]
 
 
 def test_a_task_for_later_is_granted_in_its_time() -> None:

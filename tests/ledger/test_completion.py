@@ -1,6 +1,6 @@
 """How an attempt ends: only the latest grant may complete, and reporting twice is harmless."""
 
-from mesh.ids import FencingToken, TaskId
+from mesh.ids import FencingToken, LogIndex, TaskId
 from mesh.ledger.applied import ALREADY, DONE, FENCED, REFUSED, UNKNOWN, EndedLease
 from mesh.ledger.commands import CancelTask, DropDeadLetter, FailNode, RedriveTask, StartTask
 from tests.ledger.cast import ANA, BEN, MAIL, RESIZE, complete, fail, grant, kinds, submit, with_nodes
@@ -56,6 +56,17 @@ def test_a_late_failure_is_not_a_second_charge() -> None:
     log.apply(FailNode(ANA, 1, "silent"))
     late = log.apply(fail(RESIZE, 2))
     assert (list(late.outcomes), log.state(RESIZE), log.ledger.tasks[RESIZE].attempts) == ([ALREADY], "pending", 0)
+
+
+def test_a_report_is_known_again_beyond_four_thousand_million_entries() -> None:
+    """A busy log gets there within months: the fingerprint must still fit the store, and the report be recognised."""
+    log = with_nodes(ANA)
+    log.ledger.applied_index = LogIndex(2**32 + 4)
+    log.apply(submit(RESIZE), grant(RESIZE, ANA))
+    log.apply(complete(RESIZE, 2**32 + 5))
+    assert log.ledger.finished[RESIZE] >> 32 == 5
+    again = log.apply(complete(RESIZE, 2**32 + 5), complete(RESIZE, 2**32 + 6))
+    assert list(again.outcomes) == [ALREADY, FENCED]
 
 
 def test_a_failed_attempt_is_tried_again_after_a_pause_that_doubles() -> None:

@@ -1,9 +1,15 @@
 """Who is next: lower number first, first come first served within a priority (S0-12, S1-09)."""
 
+from weakref import ReferenceType, ref
+
 from mesh.ids import TaskId
-from mesh.ledger.queue import Queue
-from mesh.ledger.task import DISPATCHED, PENDING, SCHEDULED, Task
+from mesh.ledger.queue import STALE_MIN, Queue
+from mesh.ledger.task import CANCELLED, DISPATCHED, PENDING, SCHEDULED, Task
 from mesh.messages import TaskSpec
+
+
+class Name(str):
+    """One that can be watched going."""
 
 
 def task(name: str, order: int, *, priority: int = 5, state: int = PENDING, due_ms: int = 0) -> Task:
@@ -30,9 +36,9 @@ def test_lower_number_first_then_first_come_first_served() -> None:
         task("urgent", 8, priority=0),
     ):
         queue.push(entry)
-    assert queue.capabilities() == ["image"]
+    assert list(queue.capabilities()) == ["image"]
     assert drained(queue) == ["urgent", "a", "b", "late", "low"]
-    assert (queue.capabilities(), queue.first("image"), queue.first("mail")) == ([], None, None)
+    assert (list(queue.capabilities()), queue.first("image"), queue.first("mail")) == ([], None, None)
 
 
 def test_a_task_is_in_line_once_however_often_it_is_pushed() -> None:
@@ -133,3 +139,37 @@ def test_a_stale_entry_behind_the_one_taken_is_passed_over() -> None:
     queue.remove(second)
     assert queue.take("image") is first
     assert queue.first("image") is third
+
+
+def test_what_waits_no_more_is_let_go_of_though_the_front_stands() -> None:
+    """A client submits behind one that nobody can run, and cancels, a thousand times: payloads are up to 1 MiB each."""
+    queue = Queue()
+    head, later = task("head", 0), task("later", 1, state=SCHEDULED, due_ms=10)
+    queue.push(head)
+    queue.push(later)
+    gone: list[ReferenceType[Name]] = []
+    for number in range(1_000):
+        for state in (PENDING, SCHEDULED):
+            name = Name(f"t{number}")
+            gone.append(ref(name))
+            made = task(name, number + 2, state=state, due_ms=99)
+            queue.push(made)
+            made.state = CANCELLED
+            queue.remove(made)
+    assert sum(1 for name_of in gone if name_of() is not None) <= 2 + STALE_MIN + 1
+    queue.release_due(99)
+    assert drained(queue) == ["head", "later"]
+
+
+def test_a_capability_nobody_waits_for_is_forgotten() -> None:
+    """Clients name capabilities as they like: taken, cancelled, or cancelled behind one that was taken."""
+    queue = Queue()
+    for number in range(3):
+        one, other = (Task(TaskSpec(TaskId(f"{order}"), f"c{number}", b""), order, PENDING, 0, []) for order in (1, 2))
+        queue.push(one)
+        queue.push(other)
+        other.state = CANCELLED
+        queue.remove(other)
+        assert queue.take(f"c{number}") is one
+        assert queue.first(f"c{number}") is None
+    assert list(queue.capabilities()) == []
