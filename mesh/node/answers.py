@@ -1,6 +1,7 @@
 """Documents made from what a node knows: status, tasks, dead letters, events, explanations."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import msgspec
 
@@ -27,6 +28,7 @@ from mesh.ledger.task import (
     TaskState,
 )
 from mesh.raft.replica import Replica
+from mesh.wire.codec import decode_happenings
 
 NIL = b"\xc0"
 """MessagePack's nil, where a task has no result or checkpoint."""
@@ -238,6 +240,22 @@ def history_item(happening: Happening) -> documents.HistoryItem:
         happening.token,
         happening.detail,
     )
+
+
+def event_page(
+    stored: Sequence[tuple[int, bytes]], recent: Sequence[tuple[int, list[Happening]]], after: int, limit: int
+) -> documents.EventPage:
+    """Events of the entries after `after`, from the store and then from memory: whole entries, `limit` events at most
+    unless one entry alone has more. The cursor is the last entry shown.
+    """
+    lines: list[documents.EventLine] = []
+    following = after
+    for index, happenings in chain(((index, decode_happenings(data)) for index, data in stored), recent):
+        if lines and len(lines) + len(happenings) > limit:
+            break
+        lines += event_lines(happenings)
+        following = index
+    return documents.EventPage(lines, str(following))
 
 
 def event_lines(happenings: Iterable[Happening]) -> list[documents.EventLine]:

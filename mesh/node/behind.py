@@ -15,6 +15,8 @@ from mesh.wire.codec import encode
 
 NEEDED_ENTRIES_MAX = 1 << 16
 """Entries kept for followers that are being sent a table, at most."""
+NEEDED_BYTES_MAX = 512 << 20
+"""Their bytes, at most."""
 
 
 class Behind:
@@ -42,10 +44,10 @@ class Behind:
         tasks = {**self._writing, **self._ledger.changed}
         return [task for task in tasks.values() if task.finished]
 
-    def recent_events(self, after: int) -> list[Happening]:
-        """Events that are not yet on disk, after a log index."""
+    def recent_events(self, after: int) -> list[tuple[int, list[Happening]]]:
+        """Events that are not yet on disk, by the index of their entry, after a log index."""
         batches = [*self._writing_events, *self._ledger.event_batches]
-        return [happening for index, events in batches if index > after for happening in events]
+        return [batch for batch in batches if batch[0] > after]
 
     def next_deadline_ms(self) -> int | None:
         if self._is_writing or self.paused or self._ledger.applied_index == self._written_index:
@@ -82,14 +84,27 @@ class Behind:
         self._writing_events = []
         self._written_index = LogIndex(applied_index)
         raft = self._raft
-        first_index = LogIndex(applied_index - self._config.log_tail_entries_max)
+        entries_max = self._config.log_tail_entries_max
+        first_index = self._tail(applied_index, entries_max, self._config.log_tail_bytes_max)
+        is_heavy = first_index > applied_index - entries_max
         if needed_after is not None:
-            first_index = LogIndex(min(first_index, max(needed_after + 1, applied_index - NEEDED_ENTRIES_MAX)))
-        if first_index - raft.first_index < max(1, self._config.log_tail_entries_max // 8):
+            oldest = self._tail(applied_index, NEEDED_ENTRIES_MAX, NEEDED_BYTES_MAX)
+            first_index = min(first_index, max(LogIndex(needed_after + 1), oldest))
+        if first_index - raft.first_index < (1 if is_heavy else max(1, entries_max // 8)):
             return []
         before_term = raft.term_at(LogIndex(first_index - 1))
         raft.compact(first_index)
         return [TrimLog(first_index, before_term)]
+
+    def _tail(self, applied_index: int, entries_max: int, bytes_max: int) -> LogIndex:
+        """Where the log must start for what it keeps before `applied_index` to stay within both bounds."""
+        log = self._raft.log
+        first_index = applied_index - entries_max
+        for entry in reversed(log.between(max(first_index - 1, log.before_index), applied_index)):
+            bytes_max -= len(entry.data)
+            if bytes_max < 0:
+                return LogIndex(entry.index + 1)
+        return LogIndex(first_index)
 
     def replaced(self) -> None:
         """A table from the leader took the place of this one."""

@@ -15,7 +15,7 @@ from mesh.durable import EntryKind
 from mesh.effects import Channel, LoadHistory, LoadRows, Reply, Send
 from mesh.events import ClientMessage, HistoryLoaded, RowsLoaded
 from mesh.ids import ClientId, LogIndex, NodeId, TaskId
-from mesh.ledger.applied import ALREADY, DONE, UNKNOWN, Applied
+from mesh.ledger.applied import Applied
 from mesh.ledger.commands import (
     BY_HAND,
     CancelTask,
@@ -50,7 +50,7 @@ from mesh.messages import (
 from mesh.node import answers, requests
 from mesh.node.requests import HERE, Client, Waiting
 from mesh.raft.configuration import with_learner
-from mesh.wire.codec import Rubbish, decode_happenings, decode_request, decode_task, encode
+from mesh.wire.codec import Rubbish, decode_request, decode_task, encode
 
 if TYPE_CHECKING:
     from mesh.node.node import Node
@@ -60,11 +60,14 @@ NOT_SERVING = "this node does not lead (any more); nothing was done, try again"
 CONFIGURING = "the configuration cannot be changed just now; nothing was done, try again"
 _ORDERED = frozenset({CancelTask, RedriveTask, DropDeadLetter, SaveCheckpoint, DrainNode, FailNode})
 LOADS_MAX = 10_000
+LOADED_AT_ONCE_MAX = 64
+"""Rows of watched tasks that one read brings into memory; a row may weigh 3 MiB."""
+ENTRIES_A_PAGE_MAX = 100
+"""Entries whose events one read brings into memory; an entry may have a thousand events."""
 EARLY_MAX = 1_000
-PAGE_MAX = 1_000
-CURSOR_DIGITS_MAX = 18
-"""A log index has no more; what is longer does not fit the store's integers."""
 CLIENTS_MAX = 10_000
+CLIENTS_PER_START = 1 << 32
+"""A node numbers its clients anew with every start. Abroad the number of the start goes before the client's."""
 
 
 class Load(msgspec.Struct):
@@ -111,7 +114,7 @@ class ClientDesk:
         if node.leading.dispatcher.in_office or (type(request) is Ask and request.stale):
             self.handle(client, request)
         elif leader is not None and leader != node.node_id:
-            node.out.append(Send(leader, Channel.DATA, encode(Forward(client_id, event.data))))
+            node.out.append(Send(leader, Channel.DATA, encode(Forward(self._abroad(client_id), event.data))))
         else:
             self.refuse(client, request, NO_LEADER)
 
@@ -128,18 +131,32 @@ class ClientDesk:
         else:
             self.refuse(client, request, NOT_SERVING)
 
+    def _abroad(self, client_id: ClientId) -> ClientId:
+        return ClientId(self._node.config.incarnation * CLIENTS_PER_START + client_id)
+
+    def relayed(self, message: Relay) -> None:
+        """The leader answers a client of ours, or one of an earlier start, whose number another has now."""
+        incarnation, number = divmod(message.client, CLIENTS_PER_START)
+        if incarnation == self._node.config.incarnation:
+            self._node.out.append(Reply(ClientId(number), message.data))
+        else:
+            self._node.count("relays_for_past_incarnation")
+
     def handle(self, client: Client, request: ClientRequest) -> None:
         """Do what is asked; this node leads, or a stale answer will do."""
-        if type(request) is SubmitTasks:
+        if isinstance(request, SubmitTasks):
             self._submit(client, request)
-        elif type(request) is WatchTasks:
+        elif isinstance(request, WatchTasks):
             self._watch(client, request.task_ids)
+        elif why := requests.unfit(request):
+            self.answer(client, request.request, Code.INVALID, why)
         elif type(request) is Ask:
             if request.stale or not self.waiting.is_full:
                 self._ask(client, request)
             else:
                 self.answer(client, request.request, Code.BACKPRESSURE, "too many requests wait; try again")
-        elif type(request) is Order:
+        else:
+            assert type(request) is Order, "the fourth of four kinds of request"
             self._order(client, request)
 
     def refuse(self, client: Client, request: ClientRequest, why: str) -> None:
@@ -215,10 +232,13 @@ class ClientDesk:
                 ended.append(requests.end_of(task))
             else:
                 self.waiting.watch(client, task_id)
-        if ended:
-            self.tell(client, TasksEnded(ended))
-        if to_load:
-            self._load(client, None, to_load)
+        self._tell_ends(client, ended)
+        for at in range(0, len(to_load), LOADED_AT_ONCE_MAX):
+            self._load(client, None, to_load[at : at + LOADED_AT_ONCE_MAX])
+
+    def _tell_ends(self, client: Client, ends: list[TaskEnd]) -> None:
+        for part in requests.in_parts(ends):
+            self.tell(client, TasksEnded(part))
 
     # --- questions ---
 
@@ -248,7 +268,7 @@ class ClientDesk:
             else:
                 self._task_document(client, ask, task)
         elif ask.question == Question.DEAD_LETTERS:
-            self._document(client, ask, node.answers.dead_letters(ask.after, _limit(ask)))
+            self._document(client, ask, node.answers.dead_letters(ask.after, requests.limit(ask)))
         elif ask.question == Question.TASKS or ask.question == Question.EVENTS:
             self._load(client, ask, [])
         else:
@@ -273,11 +293,11 @@ class ClientDesk:
         load_id = self._last_load
         self._loads[load_id] = Load(client, ask)
         if ask is not None and ask.question == Question.EVENTS:
-            self._node.out.append(LoadHistory(load_id, _log_index(ask), _limit(ask)))
+            self._node.out.append(LoadHistory(load_id, requests.cursor(ask), ENTRIES_A_PAGE_MAX))
         elif ask is not None and not task_ids:
             states = tuple(state for state in ask.states if state in FINISHED)
             nothing = bool(ask.states) and not states
-            limit = 0 if nothing else _limit(ask) + 1
+            limit = 0 if nothing else requests.limit(ask) + 1
             self._node.out.append(LoadRows(load_id, [], ask.after, limit, states, ask.capability))
         else:
             self._node.out.append(LoadRows(load_id, task_ids, limit=len(task_ids)))
@@ -299,14 +319,12 @@ class ClientDesk:
 
     def _loaded_ends(self, client: Client, tasks: list[Task]) -> None:
         """Ends of watched tasks that were on disk. Of one that is nowhere nothing is said: it may yet be submitted."""
-        ends = [requests.end_of(task) for task in tasks if requests.has_ended(task)]
-        if ends:
-            self.tell(client, TasksEnded(ends))
+        self._tell_ends(client, [requests.end_of(task) for task in tasks if requests.has_ended(task)])
 
     def _task_page(self, client: Client, ask: Ask, stored: list[Task], *, is_cut: bool) -> None:
         """Finished tasks from the store, and those in memory. If the store's part is cut, so is the page, there."""
         node = self._node
-        limit = _limit(ask)
+        limit = requests.limit(ask)
         live = node.answers.live_tasks(ask.states, ask.capability, ask.after, limit)
         merged = {task.spec.task_id: task for task in stored}
         for task in node.behind.recent():
@@ -324,14 +342,11 @@ class ClientDesk:
         if load is None or load.ask is None:
             return
         ask = load.ask
-        after = _log_index(ask)
-        happenings = [happening for _, data in event.batches for happening in decode_happenings(data)]
-        if len(event.batches) < _limit(ask):
-            last = max((index for index, _ in event.batches), default=after)
-            happenings += self._node.behind.recent_events(last)
-        lines = answers.event_lines(happenings)
-        following = str(max((line.index for line in lines), default=after))
-        self._document(load.client, ask, documents.EventPage(lines, following))
+        last = event.batches[-1][0] if event.batches else requests.cursor(ask)
+        is_cut = len(event.batches) >= ENTRIES_A_PAGE_MAX
+        recent = [] if is_cut else self._node.behind.recent_events(last)
+        page = answers.event_page(event.batches, recent, requests.cursor(ask), requests.limit(ask))
+        self._document(load.client, ask, page)
 
     # --- orders ---
 
@@ -430,7 +445,7 @@ class ClientDesk:
             return
         for position, command in enumerate(commands):
             if type(command) in _ORDERED:
-                code, text = _order_code(applied.outcomes[position])
+                code, text = requests.order_answer(applied.outcomes[position])
                 for client, request in self._orders.pop(command, ()):
                     self._ordering -= 1
                     self.answer(client, request, code, text)
@@ -477,23 +492,3 @@ class ClientDesk:
             self._node.out.append(Reply(client_id, encode(reply)))
         else:
             self._node.out.append(Send(peer, Channel.DATA, encode(Relay(client_id, encode(reply)))))
-
-
-def _limit(ask: Ask) -> int:
-    return min(max(ask.limit, 1), PAGE_MAX)
-
-
-def _log_index(ask: Ask) -> int:
-    """The cursor of EVENTS; what is none is the beginning."""
-    after = ask.after
-    return int(after) if after.isascii() and after.isdigit() and len(after) <= CURSOR_DIGITS_MAX else 0
-
-
-def _order_code(outcome: int) -> tuple[Code, str]:
-    if outcome == DONE:
-        return Code.OK, "done"
-    if outcome == ALREADY:
-        return Code.OK, "already so"
-    if outcome == UNKNOWN:
-        return Code.NOT_FOUND, "there is no such task or node"
-    return Code.REFUSED, "not in its present state; look at it with `mesh task show`"

@@ -49,6 +49,9 @@ class Leading:
         self._mismatches: dict[NodeId, int] = {}
         """Heartbeats in a row in which a node held another number of leases than the table says."""
         self._term = Term(0)
+        self._taken_ms = 0
+        """When office was taken, and how far time in the log was ahead of our clock then."""
+        self._ahead_ms = 0
 
     # --- office ---
 
@@ -64,6 +67,8 @@ class Leading:
     def _take(self) -> None:
         node = self._node
         self._term = node.raft.term
+        self._taken_ms = node.now_ms
+        self._ahead_ms = max(0, node.ledger.at_ms - node.now_ms - node.config.epoch_ms)
         self.dispatcher.take_office()
         self.judge()
         self.dispatcher.urgent(ElectLeader(node.node_id, self._term))
@@ -88,7 +93,7 @@ class Leading:
             node.clients.read_failed(read_id)
         dispatcher = self.dispatcher
         while dispatcher.in_office and len(self._proposed) < node.config.dispatch.entries_in_flight_max:
-            at_ms = max(node.now_ms + node.config.epoch_ms, node.ledger.at_ms)
+            at_ms = self.log_ms()
             commands = dispatcher.next_commands(at_ms)
             if not commands:
                 return
@@ -98,6 +103,15 @@ class Leading:
                 dispatcher.proposal_refused(commands)
                 return
             self._proposed[index] = (self._term, batch)
+
+    def log_ms(self) -> int:
+        """Time in the log now. If an earlier leader's clock was ahead of ours, it goes on from there at 9/10 of its
+        pace until ours has caught up: it never goes back, and it never stands, or what waits for its time would wait as
+        long as the clocks differ.
+        """
+        node = self._node
+        ahead_ms = max(0, self._ahead_ms - (node.now_ms - self._taken_ms) // 10)
+        return max(node.now_ms + node.config.epoch_ms + ahead_ms, node.ledger.at_ms)
 
     def batch_of(self, entry: Entry) -> Batch:
         """The commands of a committed entry: remembered if this office made it, else decoded."""
@@ -136,14 +150,11 @@ class Leading:
         for order in orders:
             order_bytes = len(order.payload) + len(order.checkpoint) + 64
             if batch and size + order_bytes > bytes_max:
-                grants = Grants(self._term, incarnation, batch)
-                node.out.append(Send(holder, Channel.DATA, encode(grants)))
+                node.out.append(Send(holder, Channel.DATA, encode(Grants(self._term, incarnation, batch))))
                 batch, size = [], 0
             batch.append(order)
             size += order_bytes
-        if batch:
-            grants = Grants(self._term, incarnation, batch)
-            node.out.append(Send(holder, Channel.DATA, encode(grants)))
+        node.out.append(Send(holder, Channel.DATA, encode(Grants(self._term, incarnation, batch))))
 
     # --- what nodes say ---
 

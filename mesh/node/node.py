@@ -12,7 +12,7 @@ from typing import Any
 from mesh import events
 from mesh.config import NodeConfig
 from mesh.durable import Configuration, Entry, EntryKind, LedgerMark, Member, Recovered
-from mesh.effects import Channel, Effect, Notice, Publish, Reply, Send
+from mesh.effects import Channel, Effect, Notice, Publish, Send
 from mesh.gossip.detector import Detector
 from mesh.ids import Incarnation, NodeId, Term
 from mesh.ledger.ledger import Ledger
@@ -51,8 +51,8 @@ from mesh.wire.codec import Rubbish, decode_heartbeat, decode_peer, decode_summa
 _RAFT = (Append, AppendReply, PreVote, PreVoteReply, Vote, VoteReply, TimeoutNow)
 CTL_BYTES_MAX = 64 << 10
 """Larger messages go to the data port, so that a vote never waits behind them."""
-HELD_MAX = 1_024
-"""Leases listed in a heartbeat; more are only counted."""
+HELD_MAX = 256
+"""Leases listed in a heartbeat; more are only counted. With the longest ids they fit what a link takes as gossip."""
 
 
 class Node:
@@ -155,8 +155,6 @@ class Node:
         """Give a committed entry its meaning. The leader acts on it; everybody learns what became of their own
         leases.
         """
-        if entry.index <= self.ledger.applied_index:
-            return
         if entry.kind != EntryKind.COMMANDS:
             self.ledger.skip(entry.index, entry.term, entry.data)
             if entry.kind == EntryKind.CONFIGURATION:
@@ -209,7 +207,7 @@ class Node:
         if not self.leading.dispatcher.in_office:
             return None
         due_ms = self.ledger.queue.next_due_ms()
-        return None if due_ms is None else max(due_ms - self.config.epoch_ms, self.now_ms + 1)
+        return None if due_ms is None else self.now_ms + max(due_ms - self.leading.log_ms(), 1)
 
     # --- gossip ---
 
@@ -242,8 +240,8 @@ class Node:
             views=self.detector.views(),
         )
         own = self.detector.member(self.node_id)
-        if own is not None:
-            own.last, own.incarnation, own.heard_ms = heartbeat, Incarnation(config.incarnation), now_ms
+        assert own is not None, "the detector knows its own node"
+        own.last, own.incarnation, own.heard_ms = heartbeat, Incarnation(config.incarnation), now_ms
         self.out.append(Publish(encode(heartbeat)))
         self.leading.heard(self.node_id, len(held))
         self.leading.judge()
@@ -338,10 +336,9 @@ class Node:
             self._publish()
 
     def address_of(self, node_id: NodeId) -> str:
-        """Where a node listens: HOST:PORT, empty if unknown."""
+        """Where a node that takes part listens: HOST:PORT."""
         member = self.detector.member(node_id)
-        if member is None:
-            return ""
+        assert member is not None, "whoever takes part is watched"
         return member.address if member.last is None else member.last.address
 
     def count(self, what: str, how_many: int = 1) -> None:
@@ -396,7 +393,7 @@ class Node:
             CheckpointReport: self.leading.on_checkpoint_report,
             NodeReport: self.leading.on_node_report,
             Forward: self.clients.forwarded,
-            Relay: lambda peer, message: self.out.append(Reply(message.client, message.data)),
+            Relay: lambda peer, message: self.clients.relayed(message),
             SnapshotOffer: self._on_offer,
             SnapshotPull: self._on_pull,
             SnapshotChunk: self._on_chunk,

@@ -6,21 +6,22 @@ task ids.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from mesh.config import PAYLOAD_BYTES_MAX
 from mesh.durable import Member
 from mesh.ids import ClientId, LogIndex, NodeId, TaskId
-from mesh.ledger.applied import Applied
+from mesh.ledger.applied import ALREADY, DONE, UNKNOWN, Applied
 from mesh.ledger.table import Table
-from mesh.ledger.task import DEAD, FINISHED, Task
+from mesh.ledger.task import DEAD, FINISHED, Task, TaskState
 from mesh.messages import (
     Accepted,
     Ask,
     ClientReply,
     Code,
+    Order,
     TaskEnd,
     TaskRefusal,
     TasksEnded,
@@ -32,7 +33,15 @@ Client = tuple[NodeId, ClientId]
 HERE = NodeId("")
 ID_CHARS_MAX = 200
 CAPABILITY_CHARS_MAX = 200
+SOURCE_CHARS_MAX = 200
+TARGET_CHARS_MAX = 500
+REASON_CHARS_MAX = 1_000
 ATTEMPTS_MAX = 1_000
+PAGE_MAX = 1_000
+CURSOR_DIGITS_MAX = 18
+"""A log index has no more; what is longer does not fit the store's integers."""
+ENDS_BYTES_MAX = 1 << 20
+"""Ends told in one message, unless one alone is larger: a link cuts off what is over its limit."""
 BACKPRESSURE_RETRY_MS = 500
 WATCHERS_MAX = 1_000
 """Clients told of the end of one task. Of more, whoever asked first must ask again; clients do so every few seconds."""
@@ -158,10 +167,11 @@ class Waiting:
             for task in applied.finished:
                 for client in self.watching.pop(task.spec.task_id, ()):
                     ends.setdefault(client, []).append(end_of(task))
-            replies += [(client, TasksEnded(some)) for client, some in ends.items()]
+            replies += [(client, TasksEnded(part)) for client, some in ends.items() for part in in_parts(some)]
         return replies
 
     def _accepted(self, applied: Applied) -> list[tuple[Client, ClientReply]]:
+        assert not applied.conflicts, "what is proposed in an office has an id that is free, and is on its way once"
         accepted: dict[Client, list[TaskId]] = {}
         for task_id in applied.submitted:
             submitting = self.accepting.pop(task_id, None)
@@ -170,14 +180,7 @@ class Waiting:
                 if ids is None:
                     ids = accepted[client] = []
                 ids.append(task_id)
-        replies: list[tuple[Client, ClientReply]] = [
-            (client, Accepted(applied.index, ids)) for client, ids in accepted.items()
-        ]
-        for task_id in applied.conflicts:
-            submitting = self.accepting.pop(task_id, None)
-            for client in submitting.clients if submitting is not None else ():
-                replies.append((client, TasksRefused([conflict(task_id)])))
-        return replies
+        return [(client, Accepted(applied.index, ids)) for client, ids in accepted.items()]
 
 
 def has_ended(task: Task) -> bool:
@@ -187,6 +190,21 @@ def has_ended(task: Task) -> bool:
 def end_of(task: Task) -> TaskEnd:
     """How a task ended, for those who wait for it."""
     return TaskEnd(task.spec.task_id, task.state, task.result, task.error, task.detail, task.node_id, task.attempts)
+
+
+def in_parts(ends: list[TaskEnd]) -> Iterator[list[TaskEnd]]:
+    """The same ends in as many messages as they need."""
+    part: list[TaskEnd] = []
+    size = 0
+    for end in ends:
+        more = len(end.result) + len(end.detail) + 64
+        if part and size + more > ENDS_BYTES_MAX:
+            yield part
+            part, size = [], 0
+        part.append(end)
+        size += more
+    if part:
+        yield part
 
 
 def conflict(task_id: TaskId) -> TaskRefusal:
@@ -229,4 +247,45 @@ def invalid(spec: TaskSpec) -> str:
         return f"max_attempts is 1 to {ATTEMPTS_MAX}, not {spec.max_attempts}"
     if not -1_000_000 <= spec.priority <= 1_000_000:
         return f"a priority lies between -1000000 and 1000000, not {spec.priority}"
+    if len(spec.source) > SOURCE_CHARS_MAX:
+        return f"a source has {SOURCE_CHARS_MAX} characters at most, this one {len(spec.source)}"
     return ""
+
+
+def unfit(request: Ask | Order) -> str:
+    """Why a question or an order is not even looked at, in one sentence; empty if it is.
+
+    What is ordered goes into the log, and an entry that no link takes would stop it for good. What is asked for goes
+    to the store, which stops a node when it cannot read.
+    """
+    if isinstance(request, Ask):
+        is_short = len(request.states) <= len(TaskState)
+        return "" if is_short else f"there are {len(TaskState)} states, not {len(request.states)}"
+    if len(request.target) > TARGET_CHARS_MAX:
+        return f"a target has {TARGET_CHARS_MAX} characters at most, this one {len(request.target)}"
+    if len(request.reason) > REASON_CHARS_MAX:
+        return f"a reason has {REASON_CHARS_MAX} characters at most, this one {len(request.reason)}"
+    if len(request.value) > PAYLOAD_BYTES_MAX:
+        return f"the value takes {len(request.value)} bytes; {PAYLOAD_BYTES_MAX} at most travel inline"
+    return ""
+
+
+def limit(ask: Ask) -> int:
+    return min(max(ask.limit, 1), PAGE_MAX)
+
+
+def cursor(ask: Ask) -> int:
+    """The log index after which EVENTS goes on; what is none is the beginning."""
+    after = ask.after
+    return int(after) if after.isascii() and after.isdigit() and len(after) <= CURSOR_DIGITS_MAX else 0
+
+
+def order_answer(outcome: int) -> tuple[Code, str]:
+    """What to tell whoever gave an order, given what came of its command."""
+    if outcome == DONE:
+        return Code.OK, "done"
+    if outcome == ALREADY:
+        return Code.OK, "already so"
+    if outcome == UNKNOWN:
+        return Code.NOT_FOUND, "there is no such task or node"
+    return Code.REFUSED, "not in its present state; look at it with `mesh task show`"

@@ -165,9 +165,10 @@ class Transfers:
         if offer.mark.applied_index <= applied_index:
             return []
         receiving = self.receiving
-        if receiving is not None:
-            if receiving.is_installing or (receiving.sender, receiving.transfer) == (sender, offer.transfer):
-                return []
+        if receiving is not None and (
+            receiving.is_installing or (receiving.sender, receiving.transfer) == (sender, offer.transfer)
+        ):
+            return []
         self.receiving = Receiving(sender, offer.transfer, offer.mark, now_ms, now_ms)
         return self._pull(now_ms)
 
