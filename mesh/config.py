@@ -126,6 +126,9 @@ class DispatchConfig:
     """A new leader dispatches to a node once that node has reported its slots; it waits no longer than this to judge
     the leases of one that did not."""
 
+    log_tail_bytes_max: int = 64 << 20
+    """Bytes of the entries that log_tail_entries_max keeps. All of them are in memory, and one may weigh 3 MiB."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:

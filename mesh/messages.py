@@ -174,7 +174,7 @@ class PeerView(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Heartbeat(_Message, frozen=True, tag=20):
     """Published every GossipConfig.beat_ms, and at once when a link breaks. Self-contained: the latest one counts.
 
-    `held` are the leases the node holds (at most 1,024 of them; `held_total` says how many there are).
+    `held` are the leases the node holds (at most 256 of them; `held_total` says how many there are).
     `digest` is the ledger's at `applied`, so that replicas that disagree find out.
     """
 

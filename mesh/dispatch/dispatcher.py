@@ -101,8 +101,8 @@ class Dispatcher:
             candidate.load = self._count_load(node_id)
             self.candidates[node_id] = candidate
         self._by_capability.clear()
-        offered = {name for candidate in self.candidates.values() for name in candidate.capabilities}
-        self._offered = dict.fromkeys(sorted(offered))
+        candidates = self.candidates.values()
+        self._offered = {name: None for candidate in candidates for name in sorted(candidate.capabilities)}
 
     def unreported(self) -> list[NodeId]:
         """Nodes that are admitted and have not told this leader what they run."""

@@ -293,7 +293,7 @@ class ClientDesk:
         load_id = self._last_load
         self._loads[load_id] = Load(client, ask)
         if ask is not None and ask.question == Question.EVENTS:
-            self._node.out.append(LoadHistory(load_id, requests.cursor(ask), ENTRIES_A_PAGE_MAX))
+            self._node.out.append(LoadHistory(load_id, requests.cursor(ask), _entries_max(ask)))
         elif ask is not None and not task_ids:
             states = tuple(state for state in ask.states if state in FINISHED)
             nothing = bool(ask.states) and not states
@@ -343,7 +343,7 @@ class ClientDesk:
             return
         ask = load.ask
         last = event.batches[-1][0] if event.batches else requests.cursor(ask)
-        is_cut = len(event.batches) >= ENTRIES_A_PAGE_MAX
+        is_cut = len(event.batches) >= _entries_max(ask)
         recent = [] if is_cut else self._node.behind.recent_events(last)
         page = answers.event_page(event.batches, recent, requests.cursor(ask), requests.limit(ask))
         self._document(load.client, ask, page)
@@ -492,3 +492,7 @@ class ClientDesk:
             self._node.out.append(Reply(client_id, encode(reply)))
         else:
             self._node.out.append(Send(peer, Channel.DATA, encode(Relay(client_id, encode(reply)))))
+
+
+def _entries_max(ask: Ask) -> int:
+    return min(requests.limit(ask), ENTRIES_A_PAGE_MAX)

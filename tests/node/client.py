@@ -44,6 +44,8 @@ class Client:
         self._trio = trio
         self._name = name
         self.number = ClientId(number)
+        self.abroad = ClientId((trio[name].incarnation << 32) + number)
+        """What other nodes call it."""
         self.heard: list[ClientReply] = []
         self.requests = 0
 

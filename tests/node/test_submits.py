@@ -57,7 +57,7 @@ def test_any_node_takes_a_submit_and_tells_its_end(name: NodeId) -> None:
         Accepted(LogIndex(4), [T1]),
         TasksEnded([TaskEnd(T1, COMPLETED, encode("t1"), "", "", ANA, 1)]),
     ]
-    forwards = [] if name == ANA else [Forward(client.number, encode(SubmitTasks(True, [spec("t1")])))]
+    forwards = [] if name == ANA else [Forward(client.abroad, encode(SubmitTasks(True, [spec("t1")])))]
     assert trio.messages(Forward) == forwards
 
 
@@ -252,10 +252,10 @@ def test_a_submit_forwarded_to_a_leader_that_is_none_any_more_is_refused_for_goo
     trio.run(600)
     assert trio[ANA].node.raft.leader_id is None
     client = trio.client(BEN)
-    trio.tell(ANA, BEN, Forward(client.number, encode(SubmitTasks(True, [spec("t1")]))))
+    trio.tell(ANA, BEN, Forward(client.abroad, encode(SubmitTasks(True, [spec("t1")]))))
     [relay] = trio.messages(Relay, sender=ANA, to=BEN)
     refusal = TaskRefusal(T1, Code.UNAVAILABLE, NOT_SERVING)
-    assert relay == Relay(client.number, encode(TasksRefused([refusal])))
+    assert relay == Relay(client.abroad, encode(TasksRefused([refusal])))
     trio.heal()
     trio.run(4_000)
     assert trio[ANA].node.ledger.is_same(spec("t1")) is None

@@ -123,6 +123,8 @@ class Trio:
         raft: dict[str, int] | None = None,
     ) -> None:
         self.now_ms = 1_000
+        self.epoch_ms = EPOCH_MS
+        """How far the wall clock stands ahead, on nodes that start from now on."""
         self.slots = slots
         self.capabilities = capabilities
         self.dispatch = dispatch or DispatchConfig()
@@ -132,6 +134,8 @@ class Trio:
         self.hosts = {name: Host(name) for name in ALL}
         self.said: list[tuple[NodeId, NodeId, Any]] = []
         """Every message between nodes that left, delivered or not: from whom, to whom, what."""
+        self.channels: dict[type, set[int]] = {}
+        """On which ports each kind of message was seen."""
         self._queue: list[tuple[int, int, NodeId, int, Event | None]] = []
         self._sent = 0
         self._cuts: set[tuple[NodeId, NodeId]] = set()
@@ -166,7 +170,7 @@ class Trio:
             voters=VOTERS,
             pid=host.incarnation,
             slots=self.slots,
-            epoch_ms=EPOCH_MS,
+            epoch_ms=self.epoch_ms,
             raft=RaftConfig(**{"election_timeout_ms": TIMEOUT_MS[name], **self.raft}),
             gossip=self.gossip,
             dispatch=self.dispatch,
@@ -249,9 +253,10 @@ class Trio:
 
     # --- clients and user code ---
 
-    def client(self, name: NodeId) -> Client:
+    def client(self, name: NodeId, *, number: int = 0) -> Client:
+        """A client of a node; with `number`, under that of an earlier one, as after a restart of the node."""
         self._last_client += 1
-        client = Client(self, name, self._last_client)
+        client = Client(self, name, number or self._last_client)
         self.hosts[name].clients[client.number] = client
         return client
 
@@ -400,6 +405,7 @@ class Trio:
         assert send.to != sender, "a node does not write to itself"
         message = decode_peer(send.data)
         self.said.append((sender, send.to, message))
+        self.channels.setdefault(type(message), set()).add(send.channel)
         is_lost = any(loss(sender, send.to, message) for loss in self._losses)
         if not is_lost and (sender, send.to) not in self._cuts and self.hosts[send.to].is_up:
             self._post(send.to, PeerMessage(sender, send.data))
