@@ -1,7 +1,7 @@
 """One safeguard removed at a time, from outside and only here, to show that the simulator would notice.
 
-Each ablation replaces one function by the mistake somebody once made (research/consensus.md D names whose), runs
-seeds until an invariant breaks, and puts everything back.
+Each ablation replaces one function by a mistake that somebody once made, runs seeds until an invariant breaks, and puts
+everything back.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,11 +22,11 @@ from mesh.node.behind import Behind
 from mesh.node.clients import ClientDesk
 from mesh.node.holding import Holding
 from mesh.node.leading import Leading
-from mesh.node.node import Node
 from mesh.raft import commit, election, reads, replication
 from mesh.raft.journal import Journal
 from mesh.raft.log import Log
 from mesh.raft.replica import Replica, Role
+from mesh.sim.plan import Plan, calm, draw
 from mesh.sim.world import run_seed
 
 Replacement = tuple[Any, str, Any]
@@ -34,10 +34,16 @@ Replacement = tuple[Any, str, Any]
 
 
 class Ablation(msgspec.Struct, frozen=True):
-    """`says` what is broken, in a sentence; `replace` lists what to put in place of what."""
+    """`says` what is broken, in a sentence; `replace` lists what to put in place of what.
+
+    `stirred` are faults made frequent, for a mistake that shows only when several things coincide; `nodes` is how many
+    nodes it takes.
+    """
 
     says: str
     replace: Callable[[], list[Replacement]]
+    stirred: dict[str, int] = {}
+    nodes: int = 0
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -79,13 +85,22 @@ def removed(name: str) -> Iterator[None]:
                 setattr(where, key, before)
 
 
+def plan_for(name: str, seed: int) -> Plan:
+    """The seed's own plan, or one stirred for what the ablation needs."""
+    ablation = ABLATIONS[name]
+    if ablation.nodes:
+        return calm(seed, ablation.nodes, faults=ablation.stirred, safety_ms=40_000, tasks_max=200)
+    plan = draw(seed)
+    return msgspec.structs.replace(plan, faults={**plan.faults, **ablation.stirred})
+
+
 def find(name: str, seeds_max: int = 1_000, first: int = 0) -> Found:
     """Run seeds without the safeguard until an invariant breaks, or whatever is left of the code trips over itself."""
     says = ABLATIONS[name].says
     with removed(name):
         for tried in range(1, seeds_max + 1):
             try:
-                verdict = run_seed(first + tried - 1)
+                verdict = run_seed(first + tried - 1, plan_for(name, first + tried - 1))
             except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
                 trip = f"{type(error).__name__}: {error}"
                 break
@@ -93,7 +108,7 @@ def find(name: str, seeds_max: int = 1_000, first: int = 0) -> Found:
                 return Found(name, says, tried, verdict.invariant, verdict.detail, tried)
         else:
             return Found(name, says, 0, "", "", seeds_max)
-    run_seed(first + tried - 1)  # With the safeguard in place it must not trip.
+    run_seed(first + tried - 1, plan_for(name, first + tried - 1))  # With the safeguard in place it must not trip.
     return Found(name, says, tried, "the code trips over itself", trip, tried)
 
 
@@ -206,14 +221,6 @@ def _log_trimmed_too_far() -> list[Replacement]:
         return effects + behind.written(behind._ledger.applied_index) if effects else effects
 
     return [(Behind, "write", write)]
-
-
-def _old_snapshot_installed() -> list[Replacement]:
-    def may_install(node: Any, mark: Any) -> bool:
-        node.raft._s.is_installing = node.behind.paused = True
-        return True
-
-    return [(Node, "_may_install", may_install)]
 
 
 # --- ledger -----------------------------------------------------------------------------------------------------------
@@ -342,13 +349,11 @@ def _accepted_before_committed() -> list[Replacement]:
     return [(ClientDesk, "_submit", submit)]
 
 
-def _no_reports_asked_for() -> list[Replacement]:
-    def refresh_all(dispatcher: Any) -> list[Any]:
-        for member in dispatcher._detector.members():
-            dispatcher._reported[member.node_id] = member.incarnation
-        return []
+def _slots_not_guarded() -> list[Replacement]:
+    def hand_over(attempts: Any, orders: Any, slots: int) -> Any:
+        return [order for order in orders if order.task_id in attempts.running], []
 
-    return [(Leading, "ask_reports", lambda leading: refresh_all(leading.dispatcher))]
+    return [(Attempts, "hand_over", hand_over), (Leading, "_send_stops", lambda leading, peer, leases: None)]
 
 
 ABLATIONS: dict[str, Ablation] = {
@@ -361,18 +366,25 @@ ABLATIONS: dict[str, Ablation] = {
     "older-term-by-counting": Ablation(
         "an earlier term's entry is committed by counting (figure 8)", _older_term_by_counting
     ),
-    "votes-without-identity": Ablation("each vote that arrives counts, doubled ones too", _votes_without_identity),
+    "votes-without-identity": Ablation(
+        "each vote that arrives counts, doubled ones too",
+        _votes_without_identity,
+        {"duplicate": 500, "partition": 1_500, "bridge": 3_000},
+        5,
+    ),
     "unconditional-truncation": Ablation("an append cuts all that follows it", _unconditional_truncation),
     "unvalidated-commit": Ablation("a follower commits what the leader has, validated or not", _unvalidated_commit),
     "vote-for-shorter-log": Ablation("a vote goes to a candidate whose log lacks entries", _vote_for_a_shorter_log),
     "serving-too-early": Ablation("a leader serves before its own-term no-op is applied", _serving_before_its_no_op),
-    "reads-without-round": Ablation("a read is answered without asking a majority first", _reads_without_a_round),
+    "reads-without-round": Ablation(
+        "a read is answered without asking a majority first",
+        _reads_without_a_round,
+        {"sleeping_leader": 3_000},
+        3,
+    ),
     "pre-vote-takes-term": Ablation("a pre-vote request changes the term of who is asked", _pre_vote_takes_the_term),
     "log-trimmed-too-far": Ablation(
         "the log is trimmed when the table is written, not when it is durable", _log_trimmed_too_far
-    ),
-    "old-snapshot-installed": Ablation(
-        "a table the log has overtaken is installed all the same", _old_snapshot_installed
     ),
     "token-not-checked": Ablation("a completion counts under any fencing token", _token_not_checked),
     "lease-survives-node": Ablation("the leases of a failed node go on", _lease_survives_its_node),
@@ -385,13 +397,19 @@ ABLATIONS: dict[str, Ablation] = {
     "dispatch-ignores-slots": Ablation("tasks are granted beyond a node's slots", _dispatch_ignores_slots),
     "grants-not-remembered": Ablation("a grant that comes again is run again", _grants_not_remembered),
     "grants-for-another-life": Ablation(
-        "a grant meant for an earlier process of the node is run", _grants_for_another_life
+        "a grant meant for an earlier process of the node is run",
+        _grants_for_another_life,
+        {"crash": 800, "replay": 300},
+        3,
     ),
     "outcome-told-once": Ablation("an outcome is told once and not again", _outcome_told_once),
     "accepted-before-committed": Ablation(
         "a client is told accepted when the submit is proposed", _accepted_before_committed
     ),
-    "no-reports-asked-for": Ablation("a new leader dispatches without asking what runs", _no_reports_asked_for),
+    "slots-not-guarded": Ablation(
+        "a node is not told what is over, and starts whatever it is granted",
+        _slots_not_guarded,
+    ),
 }
 
 

@@ -38,12 +38,13 @@ class _Pending(msgspec.Struct):
 class Checker:
     """The watcher of a run. Also the oracle: what clients were told is a promise from then on."""
 
-    def __init__(self, coverage: Coverage, disks: list[Disk]) -> None:
+    def __init__(self, coverage: Coverage, disks: list[Disk], slots: dict[str, int]) -> None:
         self.record = Record(coverage)
         self.coverage = coverage
         self.trace = blake2b(digest_size=16)
         self.events = 0
         self._disks = disks
+        self._slots = slots
         self._seen: dict[str, Seen] = {}
         self._pending: list[_Pending] = []
         self._encode = msgspec.msgpack.Encoder().encode
@@ -145,6 +146,7 @@ class Checker:
                 ought = model.apply(step.index, step.batch)
                 if step.batch is not None:
                     invariants_queue.outcomes_agree(model, step.batch, step.outcomes, ought)
+                invariants_queue.leases_within_slots(model, step.index, self._slots)
                 touched.update(model.touched)
                 record.applied[step.index] = Applying(step.digest, step.outcomes)
         if ledger.applied_index != (pending[-1].index if pending else -1):

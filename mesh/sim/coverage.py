@@ -12,6 +12,7 @@ REQUIRED = (
     "cut in halves",
     "cut one way",
     "bridge",
+    "sleeping leader",
     "connection made anew",
     "disk stall",
     "message lost",

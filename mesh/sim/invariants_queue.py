@@ -1,4 +1,4 @@
-"""Invariants 17 to 25 of research C3: the tasks. One function each; each raises Violation.
+"""Invariants 17 to 25: the tasks. One function each; each raises Violation.
 
 They are asked where an entry is applied first; every other node must agree by digest. The model (model.py) says what
 ought to be.
@@ -89,6 +89,17 @@ def counts_conserved(ledger: Ledger, model: Model) -> None:
         raise Violation("18 one state each", f"counts {ledger.counts}, ought to be {counts}")
     if len(ledger.finished) != sum(counts[state] for state in FINISHED):
         raise Violation("18 one state each", f"{len(ledger.finished)} finished are remembered, counts say {counts}")
+
+
+def leases_within_slots(model: Model, index: int, slots: dict[str, int]) -> None:
+    """24: no node is granted more leases than it has slots."""
+    for task_id, node_id in model.granted.get(index, {}).items():
+        if model.leases[node_id] > slots[node_id]:
+            raise Violation(
+                "24 every bound holds",
+                f"entry {index} gives {node_id} {model.leases[node_id]} leases, it has {slots[node_id]} slots",
+                task_id,
+            )
 
 
 def one_completion_each(ledger: Ledger, task_id: TaskId, model: Model) -> None:

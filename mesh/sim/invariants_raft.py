@@ -1,4 +1,4 @@
-"""Invariants 1 to 16 of research C3: the log. One function each; each raises Violation and costs what has changed."""
+"""Invariants 1 to 16: the log. One function each; each raises Violation and costs what has changed."""
 
 from typing import Any
 from zlib import crc32

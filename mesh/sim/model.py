@@ -54,6 +54,8 @@ class Model:
         self.nodes: dict[NodeId, ModelNode] = {}
         self.counts = [0] * len(STATE_NAMES)
         """Tasks by state."""
+        self.leases: dict[str, int] = {}
+        """Leases in force, by node."""
         self.touched: dict[TaskId, ModelTask] = {}
         self.granted: dict[int, dict[TaskId, NodeId]] = {}
         """By log index: the leases granted there."""
@@ -97,6 +99,7 @@ class Model:
         self._move(task, DISPATCHED)
         task.token = task.token_max = self.index
         task.node_id = command.node_id
+        self.leases[command.node_id] = self.leases.get(command.node_id, 0) + 1
         self.granted.setdefault(self.index, {})[command.task_id] = command.node_id
         if task.is_lost:
             self._coverage.add("task reassigned")
@@ -277,6 +280,8 @@ class Model:
             task.is_lost = True
 
     def _move(self, task: ModelTask, state: int) -> None:
+        if task.state in LEASED and state not in LEASED:
+            self.leases[task.node_id] -= 1
         self.counts[task.state] -= 1
         self.counts[state] += 1
         task.state = state

@@ -41,6 +41,7 @@ class Nemesis:
             "partition": self._partition,
             "one_way": self._one_way,
             "bridge": self._bridge,
+            "sleeping_leader": self._sleeping_leader,
             "bounce": self._bounce,
             "lying_links": self._lying_links,
             "slow_node": self._slow_node,
@@ -161,12 +162,12 @@ class Nemesis:
         for source, to in wires:
             self._network.cut(source, to)
 
-        def mend() -> None:
-            if not self._is_healed:
-                for source, to in wires:
-                    self._network.mend(source, to)
+        self._later(100, self._dice.choice((800, 4_000, 9_000)), lambda: self._mend(wires))
 
-        self._later(100, self._dice.choice((800, 4_000, 9_000)), mend)
+    def _mend(self, wires: list[tuple[str, str]]) -> None:
+        if not self._is_healed:
+            for source, to in wires:
+                self._network.mend(source, to)
 
     def _partition(self) -> None:
         """Two halves that do not hear each other; sometimes the leader alone, or with too few."""
@@ -206,6 +207,28 @@ class Nemesis:
         size = (len(names) - 1) // 2
         left, right = names[1 : 1 + size], names[1 + size :]
         self._cut_for_a_while([wire for one in left for other in right for wire in ((one, other), (other, one))])
+
+    def _sleeping_leader(self) -> None:
+        """The leader sleeps and is cut off; when it wakes, it still is, and believes that it leads."""
+        leader = self._leader()
+        if leader is None or len(self._machines) < 2:
+            return
+        machine = next(machine for machine in self._machines if machine.node_id == leader)
+        if machine.is_paused:
+            return
+        self._coverage.add("sleeping leader")
+        wires = [
+            wire
+            for other in self._machines
+            if other is not machine
+            for wire in ((leader, other.node_id), (other.node_id, leader))
+        ]
+        for source, to in wires:
+            self._network.cut(source, to)
+        machine.pause()
+        asleep_ms = self._dice.randint(500, 4_000)
+        self._later(asleep_ms, asleep_ms, machine.resume)
+        self._later(asleep_ms + 100, asleep_ms + 1_500, lambda: self._mend(wires))
 
     def _pair(self) -> tuple[str, str] | None:
         if len(self._machines) < 2:

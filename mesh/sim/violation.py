@@ -5,7 +5,7 @@ class Violation(AssertionError):
     """An invariant does not hold.
 
     Attributes:
-        invariant: its number and name, as research and README list them.
+        invariant: its number and name, as tests/sim/README.md lists them.
         detail: what was seen.
         task_id: the task it is about, empty if it is about none.
     """

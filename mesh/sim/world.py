@@ -61,7 +61,7 @@ class World:
         self.network = Network(plan, self.schedule, self.coverage, self._deliver, self._incarnation_of)
         self.side_effects = SideEffects()
         disks: list[Disk] = []
-        self.checker = Checker(self.coverage, disks)
+        self.checker = Checker(self.coverage, disks, dict(zip(plan.node_ids, plan.slots, strict=True)))
         watcher = Watchers((*watchers, self.checker)) if watchers else self.checker
         voters = tuple((node_id, f"10.0.0.{number + 1}:21000") for number, node_id in enumerate(plan.node_ids))
         for number, (node_id, address) in enumerate(voters):

@@ -416,6 +416,19 @@ def test_23_a_repeated_submit_that_made_another_task() -> None:
         queue.outcomes_agree(both.model, batch, b"\0", ought)
 
 
+def test_24_more_leases_than_slots() -> None:
+    """One slot, and t2 is granted while t1 is leased; then t1 is over."""
+    both = Both()
+    both.apply(commands.SubmitTask(TaskSpec(TaskId("t2"), "code", b"payload")))
+    first = both.grant()
+    queue.leases_within_slots(both.model, both.model.index, {"n1": 1})
+    both.apply(commands.GrantLease(TaskId("t2"), NodeId("n1")))
+    with breaks("24 "):
+        queue.leases_within_slots(both.model, both.model.index, {"n1": 1})
+    both.apply(commands.CompleteTask(T1, first, b"done"))
+    assert both.model.leases == {"n1": 1}
+
+
 def test_user_code_that_starts_twice_under_one_token() -> None:
     """Another token is another attempt; the same one is a violation, on whatever node."""
     effects = SideEffects()
