@@ -207,6 +207,24 @@ def test_an_order_for_a_lease_that_our_own_table_shows_over_is_not_run() -> None
     assert (tokens.count(4), len(tokens)) == (1, 2)
 
 
+def test_a_late_copy_of_a_grant_runs_nothing_after_the_leader_has_called_it_over() -> None:
+    """eva's log lags: she has the order and the word to stop before her table has either; then the order again."""
+    trio = settled()
+    trio.lose(Append, to=EVA)
+    client = trio.client(ANA)
+    client.submit(spec("t1"), spec("t2"), spec("t3"))
+    trio.run(20)
+    [grants] = trio.messages(Grants, to=EVA)
+    client.order(Action.CANCEL, "t3")
+    trio.run(20)
+    assert (trio[EVA].stopped, trio[EVA].node.holding.attempts.over) == ([("t3", 4)], {"t3": 4})
+    trio.tell(EVA, ANA, grants)
+    trio.heal()
+    trio.run(200)
+    trio.tell(EVA, ANA, grants)
+    assert (trio[EVA].runs, trio[EVA].node.holding.attempts.over) == ([("t3", 4)], {})
+
+
 def test_a_newer_lease_stops_the_older_attempt() -> None:
     """The leader's log is ahead of ben's: the newer lease of t2 reaches him before he hears that the older is over."""
     trio = three_leased()

@@ -307,6 +307,17 @@ def test_a_broken_link_is_told_at_once_and_to_everybody() -> None:
         assert node.handle(event, 3_000) == []
 
 
+def test_a_broken_link_is_told_again_when_grace_is_over_whatever_wakes_the_node() -> None:
+    """S0-08: 150 ms later another's heartbeat comes just before ben's timer. He says it once more, and once only."""
+    trio = settled()
+    [beat] = [effect for effect in trio[ANA].node.handle(LinkDown(EVA), 3_000) if isinstance(effect, Publish)]
+    node = trio[BEN].node
+    node.handle(LinkDown(EVA), 3_000)
+    [again] = [effect for effect in node.handle(GossipReceived(beat.data), 3_150) if isinstance(effect, Publish)]
+    assert {view.node_id: view.link_up for view in decode_heartbeat(again.data).views} == {ANA: True, EVA: False}
+    assert heartbeats(node, 3_150) == []
+
+
 def test_votes_never_wait_behind_bulk() -> None:
     """DESIGN, sockets: Raft and offers go to ctl, what is larger than 64 KiB and all else to data, tables to bulk."""
     trio = settled(slots=16)

@@ -6,7 +6,19 @@ from mesh.documents import EventPage, Status
 from mesh.events import AgentsReady
 from mesh.ids import NodeId, TaskId, Term
 from mesh.ledger.task import CANCELLED, DEAD, DISPATCHED, FAILED, PENDING
-from mesh.messages import Action, Answer, Append, CheckpointReport, Code, Question, Stops, TasksEnded
+from mesh.messages import (
+    Accepted,
+    Action,
+    Answer,
+    Append,
+    CheckpointReport,
+    Code,
+    Order,
+    Question,
+    Stops,
+    SubmitTasks,
+    TasksEnded,
+)
 from mesh.node import clients
 from mesh.node.requests import member
 from tests.node.client import Client, spec
@@ -222,6 +234,19 @@ def test_the_same_order_of_two_people_is_done_once_and_answered_twice() -> None:
     trio.run(20)
     assert [one.answers(number) for one, number in asked] == [DONE, DONE]
     assert states(trio) == {"t1": DISPATCHED, "dead": DEAD}
+
+
+def test_an_order_shares_its_entry_with_whatever_came_in_that_turn() -> None:
+    """A submit before it and one after it; each is answered for what it was."""
+    trio, _ = one_runs_one_is_dead()
+    client = trio.client(ANA)
+    client.say(SubmitTasks(False, [spec("one")]), ends_turn=False)
+    client.say(Order(7, Action.CANCEL, "waits"), ends_turn=False)
+    client.submit(spec("two"), watch=False)
+    trio.run(20)
+    [accepted] = client.told(Accepted)
+    assert (accepted.task_ids, client.answers(7)) == (["one", "two"], DONE)
+    assert [line.index for line in client.now(Question.EVENTS, EventPage, after="5").events] == [accepted.index] * 5
 
 
 def test_an_order_whose_fate_is_not_known_is_not_answered() -> None:
