@@ -1,6 +1,7 @@
 """Documents made from what a node knows: status, tasks, dead letters, events, explanations."""
 
 from collections.abc import Iterable, Sequence
+from heapq import nsmallest
 from itertools import chain
 
 import msgspec
@@ -28,7 +29,7 @@ from mesh.ledger.task import (
     TaskState,
 )
 from mesh.raft.replica import Replica
-from mesh.wire.codec import decode_happenings
+from mesh.wire.codec import Rubbish, decode_happenings, decode_value, encode
 
 NIL = b"\xc0"
 """MessagePack's nil, where a task has no result or checkpoint."""
@@ -74,26 +75,23 @@ class Answers:
             max_attempts=spec.max_attempts,
             node=holder or None,
             token=task.token,
-            result=msgspec.Raw(task.result or NIL),
+            result=raw(task.result),
             error=task.error or None,
-            checkpoint=msgspec.Raw(task.checkpoint or NIL),
+            checkpoint=raw(task.checkpoint),
             submitted_at=task.submitted_at_ms,
             finished_at=task.finished_at_ms or None,
             history=[history_item(happening) for happening in task.history],
             error_detail=task.detail,
-            payload=msgspec.Raw(spec.payload or NIL),
+            payload=raw(spec.payload),
             stale=stale,
         )
 
     def live_tasks(self, states: tuple[int, ...], capability: str, after: str, limit: int) -> list[Task]:
         """Tasks in memory that match, in order of id, after a cursor; one more than `limit` at most."""
-        matching = [
-            task
-            for task in self._ledger.tasks.values()
-            if task.spec.task_id > after and matches(task, states, capability)
-        ]
-        matching.sort(key=lambda task: task.spec.task_id)
-        return matching[: limit + 1]
+        tasks = self._ledger.tasks
+        matching = (task_id for task_id, task in tasks.items() if task_id > after and matches(task, states, capability))
+        # A few out of perhaps a million: to sort them all would keep the loop for a second.
+        return [tasks[task_id] for task_id in nsmallest(limit + 1, matching)]
 
     def dead_letters(self, after: str, limit: int) -> documents.DeadLetterPage:
         dead = self.live_tasks((DEAD,), "", after, limit)
@@ -208,6 +206,19 @@ class Answers:
         voters = self._raft.configuration.voter_ids
         alive = [voter for voter in voters if self._detector.health(NodeId(voter)) != Health.FAILED]
         return len(alive) * 2 > len(voters)
+
+
+def raw(data: bytes) -> msgspec.Raw:
+    """One encoded value as part of a document. What is none, or more than one, is shown as the bytes it is: a client
+    of any language may have sent it, and nobody has looked at it since.
+    """
+    if not data:
+        return msgspec.Raw(NIL)
+    try:
+        decode_value(data)
+    except Rubbish:
+        return msgspec.Raw(encode(data))
+    return msgspec.Raw(data)
 
 
 def role_in(configuration: Configuration, node_id: NodeId) -> str:

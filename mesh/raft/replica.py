@@ -120,11 +120,16 @@ class Replica:
         return s.heartbeat_due_ms if s.transfer_target is None else min(s.heartbeat_due_ms, s.transfer_until_ms)
 
     def was_late(self, now_ms: int) -> None:
-        """The node overslept: what it did not hear may be waiting to be read, so it judges nobody yet."""
+        """The node overslept: what it did not hear may be waiting to be read, so it judges nobody yet.
+
+        Once: a node that is late again and again must still notice that nobody leads.
+        """
         s = self._s
         s.now_ms = now_ms
         if s.role is not Role.LEADER:
-            election.arm(s, now_ms)
+            if not s.is_spared:
+                s.is_spared = True
+                election.arm(s, now_ms)
         elif now_ms - s.ticked_ms > s.config.election_timeout_ms:
             office.demand_renewal(s, now_ms)
         s.ticked_ms = now_ms

@@ -188,6 +188,7 @@ def on_append(s: ReplicaState, sender: NodeId, message: Append, now_ms: int) -> 
     else:
         s.leader_heard_ms = now_ms
         s.election_due_ms = now_ms + s.timeout_ms
+    s.is_spared = False
     s.ack_round = max(s.ack_round, message.round)
     if s.is_installing:
         if not message.entries:

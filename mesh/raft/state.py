@@ -58,6 +58,8 @@ class ReplicaState:
     votes: dict[NodeId, bool] = field(default_factory=dict)
     """Who answered our (pre-)vote request, and how. By name, so an answer counts once."""
     ticked_ms: int = 0
+    is_spared: bool = False
+    """We overslept once since the leader was last heard, and gave it another timeout; it gets no third."""
     is_disk_failed: bool = False
     is_installing: bool = False
     dropped: int = 0

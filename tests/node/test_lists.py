@@ -182,3 +182,23 @@ def test_a_cursor_beyond_the_end_finds_nothing() -> None:
     trio = settled()
     page = trio.client(BEN).now(Question.EVENTS, EventPage, after="9" * 18)
     assert page == EventPage([], "9" * 18)
+
+
+def test_a_payload_that_is_no_value_is_shown_as_the_bytes_it_is() -> None:
+    """A client of another language sent rubbish, or two values where one belongs: its task can be looked at all the
+    same, and the fields behind it are not taken for others.
+    """
+    trio = settled()
+    client = trio.client(BEN)
+    client.submit(
+        spec("rubbish", payload=b"\xc1", capability="nobody"),
+        spec("two", payload=b"\x01\x02", checkpoint=b"\x03\x04", capability="nobody"),
+        spec("none", payload=b"", capability="nobody"),
+    )
+    trio.run(20)
+    shown = [client.task(name) for name in ("rubbish", "two", "none")]
+    assert [(task.payload, task.checkpoint) for task in shown] == [
+        (b"\xc1", None),
+        (b"\x01\x02", b"\x03\x04"),
+        (None, None),
+    ]

@@ -1,6 +1,7 @@
 """What keeps a leader in office, and what ends it."""
 
-from mesh.messages import AppendReply
+from mesh.ids import LogIndex
+from mesh.messages import Append, AppendReply
 from mesh.raft.replica import Role
 from tests.raft.cast import ANA, BEN, COMMANDS, EVA, Cast, founding, role
 
@@ -125,6 +126,35 @@ def test_a_late_follower_waits_for_what_is_there_to_be_read() -> None:
     cast.tick(BEN)
     assert role(ben) is Role.FOLLOWER
     assert cast.now_ms + 300 <= ben.next_deadline_ms() <= cast.now_ms + 600
+
+
+def test_a_follower_that_is_always_late_still_notices_that_nobody_leads() -> None:
+    """An overloaded host: each timer of ben fires 150 ms late. ana is gone; his second deadline counts all the same."""
+    cast = Cast(TRIO)
+    cast.elect(ANA)
+    cast.advance(100)
+    cast.crash(ANA)
+    ben = cast.replicas[BEN]
+    roles = []
+    for _ in range(2):
+        cast.now_ms = ben.next_deadline_ms() + 150
+        ben.was_late(cast.now_ms)
+        cast.tick(BEN)
+        roles.append(role(ben))
+    assert roles == [Role.FOLLOWER, Role.PRE_CANDIDATE]
+
+
+def test_a_follower_that_hears_its_leader_may_oversleep_again() -> None:
+    """Late twice, with a heartbeat in between: he judges nobody either time."""
+    cast = Cast(TRIO)
+    cast.elect(ANA)
+    ben = cast.replicas[BEN]
+    for _ in range(2):
+        cast.now_ms += 2_000
+        ben.was_late(cast.now_ms)
+        cast.tick(BEN)
+        assert role(ben) is Role.FOLLOWER
+        ben.receive(ANA, Append(ben.term, LogIndex(2), ben.term, LogIndex(2), 9, ()), cast.now_ms)
 
 
 def test_heartbeats_go_out_on_time_and_are_answered() -> None:
