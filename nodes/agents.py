@@ -112,7 +112,8 @@ class Pool:
             match word:
                 case Ended(outcomes):
                     for outcome in outcomes:
-                        if running.pop((outcome.task_id, outcome.token), _STRANGE) is not _STRANGE:
+                        known = running.pop((outcome.task_id, outcome.token), _STRANGE) is not _STRANGE
+                        if known or not outcome.error:  # One that was stopped too late: the core says what it is worth.
                             ended.append(outcome)
                 case Began(leases):
                     started += [lease for lease in leases if lease in running]

@@ -95,10 +95,18 @@ class Attempts:
                 self.unsent_started.append((task_id, token))
 
     def ended(self, outcomes: list[AttemptOutcome]) -> None:
-        """These attempts are over. What is not in hand any more was stopped, and nobody waits for it."""
+        """These attempts are over.
+
+        A result of one that was stopped is told all the same: user code ran to its end under a lost lease, which belongs
+        on record (the ledger fences it) unless nobody has overtaken it (then it counts).
+        """
         for outcome in outcomes:
             attempt = self.running.get(outcome.task_id)
             if attempt is None or attempt.token != outcome.token:
+                if not outcome.error:
+                    self.unsent.append(outcome)
+                    if attempt is None:
+                        self.outbox.setdefault(outcome.task_id, outcome)
                 continue
             del self.running[outcome.task_id]
             self.checkpoints.pop(outcome.task_id, None)

@@ -100,13 +100,18 @@ def test_what_was_stopped_while_it_waited_for_a_slot_never_runs() -> None:
 
 
 def test_only_what_is_in_hand_starts_ends_and_saves() -> None:
-    """Child processes speak of leases ana has lost, or never had: nothing of it counts."""
+    """Child processes speak of leases ana has lost: a failure of what was stopped is nobody's business.
+
+    A result is told all the same, for the record, and again until it is answered unless a later attempt is in hand.
+    """
     attempts = running(order(RESIZE, 7))
     attempts.started([lease(RESIZE, 6), lease(MAIL, 7)])
-    attempts.ended([outcome(RESIZE, 6), outcome(MAIL, 7)])
+    late = [outcome(RESIZE, 6), outcome(MAIL, 7)]
+    attempts.ended([*late, AttemptOutcome(MAIL, FencingToken(7), b"", "CancelledError")])
     assert not attempts.checkpoint(report(RESIZE, 6, 1))
     assert not attempts.checkpoint(report(MAIL, 7, 1))
-    assert (attempts.held(), attempts.begun(), attempts.take_unsent()) == ([(RESIZE, 7)], [], ([], []))
+    assert (attempts.held(), attempts.begun()) == ([(RESIZE, 7), (MAIL, 7)], [])
+    assert attempts.take_unsent() == (late, [])
 
 
 def test_what_is_told_at_the_end_of_a_turn() -> None:

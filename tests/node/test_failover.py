@@ -219,7 +219,9 @@ def test_the_result_of_a_node_that_slept_through_its_verdict_is_fenced(timers_fi
 
 
 def test_a_node_that_slept_learns_from_its_own_table_that_it_must_stop() -> None:
-    """S0-11: as before, but eva's code runs on. What waits to be read tells her, before she speaks to anybody."""
+    """S0-11: as before, but eva's code runs on to its end. She knows from her own table that it was for nothing; it is
+    told all the same, once, so that the record shows that the work was done twice.
+    """
     trio = three_run()
     trio.pause(EVA)
     trio.run(4_500)
@@ -227,7 +229,8 @@ def test_a_node_that_slept_learns_from_its_own_table_that_it_must_stop() -> None
     assert trio[EVA].stopped == [("t3", 4)]
     trio.ends(EVA, "t3", 4)
     trio.run(3_000)
-    assert what_happened(trio, ANA, "task_completed", "completion_fenced") == []
+    fenced = what_happened(trio, ANA, "task_completed", "completion_fenced")
+    assert [(line.event, line.task, line.token) for line in fenced] == [("completion_fenced", "t3", 4)]
 
 
 def test_grants_meant_for_a_past_incarnation_are_refused() -> None:

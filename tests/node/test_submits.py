@@ -142,7 +142,7 @@ def test_the_same_id_with_another_task_is_a_conflict(other: TaskSpec) -> None:
     client = trio.client(BEN)
     client.submit(spec("t1", priority=1, attempts_max=7))
     trio.run(20)
-    assert accepted(client) == [(5, ["t1"])]
+    assert accepted(client) == [(6, ["t1"])]
 
 
 def test_two_tasks_under_one_id_at_once() -> None:

@@ -105,7 +105,7 @@ def test_a_node_that_sleeps_through_its_own_funeral_is_fenced(tmp_path: Path) ->
             status = await client.status()
             sleeper = next(node.id for node in status.nodes if node.id != status.leader)
             handles = await submit_many(client, mesh, "fence", 30, 1.0)
-            await until(client, holds_something(sleeper))
+            await until(client, lambda _: sleeper in [words[3] for run in mesh.runs("begin").values() for words in run])
             mesh.signal(sleeper, signal.SIGSTOP)
             await until(client, lambda s: any(node.id == sleeper and node.health == "failed" for node in s.nodes))
             results = await asyncio.gather(*(handle.result(timeout=20) for handle in handles))
