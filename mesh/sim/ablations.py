@@ -11,15 +11,15 @@ from typing import Any
 import msgspec
 
 from mesh.dispatch.placement import Placement
-from mesh.effects import NOTHING
+from mesh.effects import NOTHING, Reply
 from mesh.execution.attempts import Attempts, Running
-from mesh.ids import LogIndex, Term
+from mesh.ids import ClientId, LogIndex, Term
 from mesh.ledger import commands, completion, leasing, ledger, verdicts
 from mesh.ledger.table import Table
 from mesh.ledger.task import COMPLETED, RUNNING
 from mesh.messages import Accepted
 from mesh.node.behind import Behind
-from mesh.node.clients import ClientDesk
+from mesh.node.clients import CLIENTS_PER_START, ClientDesk
 from mesh.node.holding import Holding
 from mesh.node.leading import Leading
 from mesh.raft import commit, election, reads, replication
@@ -349,6 +349,13 @@ def _accepted_before_committed() -> list[Replacement]:
     return [(ClientDesk, "_submit", submit)]
 
 
+def _answers_for_another_life() -> list[Replacement]:
+    def relayed(desk: Any, message: Any) -> None:
+        desk._node.out.append(Reply(ClientId(message.client % CLIENTS_PER_START), message.data))
+
+    return [(ClientDesk, "relayed", relayed)]
+
+
 def _slots_not_guarded() -> list[Replacement]:
     def hand_over(attempts: Any, orders: Any, slots: int) -> Any:
         return [order for order in orders if order.task_id in attempts.running], []
@@ -401,6 +408,11 @@ ABLATIONS: dict[str, Ablation] = {
         _grants_for_another_life,
         {"crash": 800, "replay": 300},
         3,
+    ),
+    "answers-for-another-life": Ablation(
+        "an answer for a client of an earlier process goes to whoever has its number now",
+        _answers_for_another_life,
+        {"crash": 1_500},
     ),
     "outcome-told-once": Ablation("an outcome is told once and not again", _outcome_told_once),
     "accepted-before-committed": Ablation(

@@ -4,23 +4,16 @@ An outcome that was not heard is unknown, never failed: the same id is sent agai
 client was promised goes into the `Oracle`, which outlives it.
 """
 
-from collections.abc import Callable
-from random import Random
-from typing import Protocol
-
 import msgspec
 
-from mesh.documents import Task as TaskDocument
-from mesh.events import ClientGone, ClientMessage
-from mesh.ids import ClientId, LogIndex, TaskId
-from mesh.ledger.task import DEAD, FINISHED, STATE_NAMES
+from mesh.ids import TaskId
+from mesh.ledger.task import DEAD, FINISHED
 from mesh.messages import (
     Accepted,
     Action,
     Answer,
     Ask,
     ClientReply,
-    ClientRequest,
     Code,
     LeaderHint,
     Order,
@@ -34,89 +27,17 @@ from mesh.messages import (
 )
 from mesh.sim.agents import Script
 from mesh.sim.coverage import Coverage
+from mesh.sim.line import ASKED_MAX, REQUESTS_MAX, Line, Oracle, read_is_fresh
 from mesh.sim.machine import Machine
 from mesh.sim.plan import Plan
 from mesh.sim.schedule import Schedule, dice
 from mesh.sim.violation import Violation
-from mesh.wire.codec import decode_reply, encode
+from mesh.wire.codec import encode
 
 PATIENCE_US = (400_000, 1_500_000)
 SWEEP_US = 250_000
 QUIET_US = (1_500_000, 4_000_000)
-ASKED_MAX = 16
 DROPS_MAX = 12
-
-
-class Oracle(Protocol):
-    """What clients were told. Implemented by the checker."""
-
-    def accepted(self, task_id: TaskId, index: LogIndex) -> None: ...
-    def ended(self, end: TaskEnd) -> None: ...
-    def is_acked(self, task_id: TaskId) -> bool: ...
-    def acked_ids(self) -> list[TaskId]: ...
-    def final_state(self, task_id: TaskId) -> int | None: ...
-
-
-class Line:
-    """A client's link to one node: it loses, doubles and delays like any other, and breaks with the node."""
-
-    def __init__(
-        self, plan: Plan, schedule: Schedule, roll: Random, machines: list[Machine], hear: Callable[[ClientReply], None]
-    ) -> None:
-        self._schedule = schedule
-        self._dice = roll
-        self._machines = machines
-        self._hear = hear
-        self._delay_us = plan.delay_us
-        self.loss = plan.strength("loss")
-        self.duplicate = plan.strength("duplicate")
-        self.machine: Machine | None = None
-        self._incarnation = 0
-        self._client = ClientId(0)
-
-    @property
-    def is_up(self) -> bool:
-        """Whether the process that was dialled still runs."""
-        return self.machine is not None and self.machine.is_up and self.machine.incarnation == self._incarnation
-
-    def dial(self, number: int | None = None) -> bool:
-        """Hang up, and dial a node: that one, or any. False if nobody answers."""
-        self.hang_up()
-        machine = self._machines[self._dice.randrange(len(self._machines)) if number is None else number]
-        if not machine.is_up:
-            return False
-        self.machine, self._incarnation = machine, machine.incarnation
-        self._client = machine.new_client(self._to_me)
-        return True
-
-    def hang_up(self) -> None:
-        """The node may notice."""
-        if self.is_up and self.machine is not None:
-            self.machine.clients.pop(self._client, None)
-            if self._dice.random() < 0.7:
-                self._schedule.after(self._pause_us(), self._deliver, self.machine, ClientGone(self._client))
-        self.machine = None
-
-    def say(self, request: ClientRequest) -> None:
-        """Send a request, if there is a line."""
-        if not self.is_up or self.machine is None:
-            return
-        event = ClientMessage(self._client, encode(request))
-        if self._dice.random() * 1_000 >= self.loss:
-            self._schedule.after(self._pause_us(), self._deliver, self.machine, event)
-        if self.duplicate and self._dice.random() * 1_000 < self.duplicate:
-            self._schedule.after(self._pause_us() * 3, self._deliver, self.machine, event)
-
-    def _pause_us(self) -> int:
-        return self._delay_us // 4 + int(self._dice.expovariate(1.0) * self._delay_us)
-
-    def _deliver(self, machine: Machine, event: ClientMessage | ClientGone) -> None:
-        if machine.is_up and machine.incarnation == self._incarnation:
-            machine.receive(event)
-
-    def _to_me(self, data: bytes) -> None:
-        if self._dice.random() * 1_000 >= self.loss:
-            self._schedule.after(self._pause_us(), self._hear, decode_reply(data))
 
 
 class Wish(msgspec.Struct):
@@ -156,7 +77,7 @@ class Client:
         self._wishes_max = plan.tasks_max // plan.clients + 1
         self._line = Line(plan, schedule, self._dice, machines, self._hear)
         self._patience_us = self._dice.randint(*PATIENCE_US)
-        self._request = 0
+        self._request = self._first_request = (number + 1) * REQUESTS_MAX
         self._asked: dict[int, tuple[TaskId, int | None]] = {}
         """Open TASK questions: the task, and the state it was known to have ended in."""
         self._ordered: dict[int, TaskId] = {}
@@ -316,6 +237,7 @@ class Client:
     # --- what it hears ------------------------------------------------------------------------------------------------
 
     def _hear(self, reply: ClientReply) -> None:
+        self._is_for_me(reply)
         match reply:
             case Accepted():
                 for task_id in reply.task_ids:
@@ -332,6 +254,24 @@ class Client:
                 self._answered(reply)
             case LeaderHint():
                 self._hinted(reply)
+
+    def _is_for_me(self, reply: ClientReply) -> None:
+        """25: nobody is told what another client asked for, least of all one of an earlier process of his node."""
+        task_ids: list[TaskId] = []
+        match reply:
+            case Accepted():
+                task_ids = reply.task_ids
+            case TasksRefused():
+                task_ids = [refusal.task_id for refusal in reply.refusals]
+            case TasksEnded():
+                task_ids = [end.task_id for end in reply.ends]
+            case Answer() if not self._first_request < reply.request <= self._request:
+                raise Violation("25 reads are linearizable", f"{self.name} hears another client's answer: {reply}")
+        for task_id in task_ids:
+            if task_id not in self.wishes:
+                raise Violation(
+                    "25 reads are linearizable", f"{self.name} hears what another client asked for", task_id
+                )
 
     def _refused(self, reply: TasksRefused) -> None:
         for refusal in reply.refusals:
@@ -380,109 +320,3 @@ class Client:
             self._line.dial(self._plan.node_ids.index(hint.leader))
             for wish in self.wishes.values():
                 wish.is_watched = False
-
-
-class Saboteur:
-    """Submits another payload under ids that were accepted. It must always be told that they conflict."""
-
-    def __init__(
-        self, plan: Plan, schedule: Schedule, coverage: Coverage, machines: list[Machine], oracle: Oracle
-    ) -> None:
-        self._schedule = schedule
-        self._coverage = coverage
-        self._oracle = oracle
-        self._dice = dice(plan.seed, "saboteur")
-        self._line = Line(plan, schedule, self._dice, machines, self._hear)
-        self.is_done = False
-        self._act()
-
-    def _act(self) -> None:
-        if self.is_done:
-            return
-        self._schedule.after(self._dice.randint(300_000, 2_500_000), self._act)
-        victims = self._oracle.acked_ids()
-        if victims and (self._line.is_up or self._line.dial()):
-            victim = victims[self._dice.randrange(len(victims))]
-            spec = TaskSpec(victim, "code", encode(Script("another payload")), source="saboteur")
-            self._line.say(SubmitTasks(False, [spec]))
-
-    def _hear(self, reply: ClientReply) -> None:
-        if isinstance(reply, Accepted) and reply.task_ids:
-            raise Violation("23 duplicates collapse", "another payload was accepted under its id", reply.task_ids[0])
-        if isinstance(reply, TasksRefused) and any(refusal.code == Code.CONFLICT for refusal in reply.refusals):
-            self._coverage.add("conflict answered")
-
-
-class Reader:
-    """Asks any node about tasks that anybody was told of. What was told once must be read from then on."""
-
-    def __init__(
-        self, plan: Plan, schedule: Schedule, coverage: Coverage, machines: list[Machine], oracle: Oracle
-    ) -> None:
-        self._schedule = schedule
-        self._coverage = coverage
-        self._oracle = oracle
-        self._dice = dice(plan.seed, "reader")
-        self._line = Line(plan, schedule, self._dice, machines, self._hear)
-        self._request = 0
-        self._asked: dict[int, tuple[TaskId, int | None]] = {}
-        """Open questions: the task, and the final state somebody was told of."""
-        self.is_done = False
-        schedule.after(500_000, self._act)
-
-    def _act(self) -> None:
-        if self.is_done:
-            return
-        self._schedule.after(self._dice.randint(20_000, 400_000), self._act)
-        known = self._oracle.acked_ids()
-        if not known:
-            return
-        if not self._line.is_up or self._dice.random() < 0.3:
-            self._line.dial()
-        task_id = known[max(self._dice.randrange(len(known)), self._dice.randrange(len(known)))]
-        self._request += 1
-        if len(self._asked) >= ASKED_MAX:
-            self._asked.clear()
-        self._asked[self._request] = (task_id, self._oracle.final_state(task_id))
-        self._line.say(Ask(self._request, Question.TASK, False, task_id))
-
-    def _hear(self, reply: ClientReply) -> None:
-        if not isinstance(reply, Answer):
-            return
-        task_id, final = self._asked.pop(reply.request, (TaskId(""), None))
-        if task_id:
-            read_is_fresh(self._coverage, reply, task_id, final)
-
-
-def read_is_fresh(coverage: Coverage, answer: Answer, task_id: TaskId, final: int | None) -> None:
-    """25: a task that was acked is found, and one that was told to have ended for good is read so."""
-    if answer.code == Code.NOT_FOUND:
-        raise Violation("25 reads are linearizable", "an acked task was not found", task_id)
-    if answer.code != Code.OK:
-        return
-    coverage.add("read answered")
-    state = msgspec.msgpack.decode(answer.body, type=TaskDocument).state
-    if final is not None and state != STATE_NAMES[final]:
-        raise Violation("25 reads are linearizable", f"ended as {STATE_NAMES[final]}, then read as {state}", task_id)
-
-
-class Operator:
-    """Gives orders to nodes: transfer, drain, recover, rebalance. Any node will do to say it to."""
-
-    def __init__(self, plan: Plan, schedule: Schedule, machines: list[Machine]) -> None:
-        self._dice = dice(plan.seed, "operator")
-        self._line = Line(plan, schedule, self._dice, machines, self._hear)
-        self._request = 0
-
-    def order(self, action: Action, target: str = "") -> None:
-        """One order, perhaps in vain."""
-        if self._line.is_up or self._line.dial():
-            self._request += 1
-            self._line.say(Order(self._request, action, target, "an operator's whim"))
-
-    def calm_down(self) -> None:
-        self._line.loss = self._line.duplicate = 0
-        self._line.dial()
-
-    def _hear(self, reply: ClientReply) -> None:
-        """Nothing it hears changes what it does."""

@@ -161,6 +161,7 @@ class Machine:
         self.storage = Storage(plan, schedule, roll, self.disk, self._coverage, tell)
         self.agents = Agents(plan, schedule, self._coverage, self.node_id, self.incarnation, self._side_effects, tell)
         self.is_paused = False
+        self._next_client = 0  # A process numbers its clients from 1, whatever an earlier one did.
         self._inbox: deque[Event] = deque()
         self._held: deque[Send] = deque()
         self._durable = 0

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from mesh.messages import Action
-from mesh.sim.clients import Client, Operator
+from mesh.sim.bystanders import Operator
+from mesh.sim.clients import Client
 from mesh.sim.coverage import Coverage
 from mesh.sim.machine import Machine
 from mesh.sim.network import Network

@@ -14,8 +14,9 @@ from mesh.messages import TaskSpec
 from mesh.node import Node
 from mesh.raft.replica import Role
 from mesh.sim.agents import Script, SideEffects
+from mesh.sim.bystanders import Operator, Reader, Saboteur
 from mesh.sim.checker import Checker
-from mesh.sim.clients import Client, Operator, Reader, Saboteur
+from mesh.sim.clients import Client
 from mesh.sim.coverage import Coverage
 from mesh.sim.disk import Disk
 from mesh.sim.machine import Machine, MakeNode, Watcher, Watchers
