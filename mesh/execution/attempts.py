@@ -97,8 +97,8 @@ class Attempts:
     def ended(self, outcomes: list[AttemptOutcome]) -> None:
         """These attempts are over.
 
-        A result of one that was stopped is told all the same: user code ran to its end under a lost lease, which belongs
-        on record (the ledger fences it) unless nobody has overtaken it (then it counts).
+        A result of one that was stopped is told all the same: user code ran to its end under a lost lease. That belongs
+        on record (the ledger fences it), unless nobody has overtaken it (then it counts).
         """
         for outcome in outcomes:
             attempt = self.running.get(outcome.task_id)

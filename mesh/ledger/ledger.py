@@ -14,7 +14,7 @@ from mesh.ids import LogIndex, NodeId, TaskId, Term
 from mesh.ledger import commands, completion, dead_letters, leasing, submission, verdicts
 from mesh.ledger.applied import Applied
 from mesh.ledger.digest import chain
-from mesh.ledger.table import OUT_OF_OFFICE, Table
+from mesh.ledger.table import DIGESTS_MAX, OUT_OF_OFFICE, Table
 from mesh.ledger.task import PENDING, SCHEDULED, Happening, NodeRecord, Task
 
 _HANDLERS: dict[type, Callable[[Table, Any, int], int]] = {
@@ -108,6 +108,7 @@ class Ledger(Table):
     ) -> None:
         """Begin from a table found on disk or received from the leader."""
         self.applied_index, self.applied_term, self.digest = index, term, digest
+        self.digests = {index: digest}
         self.nodes = {node.node_id: node for node in summary.nodes}
         self.counts = list(summary.counts)
         self.at_ms = summary.at_ms
@@ -127,6 +128,8 @@ class Ledger(Table):
 
     def _advance(self, index: LogIndex, term: Term, data: bytes, outcomes: bytes | bytearray) -> None:
         self.digest = chain(self.digest, index, data, bytes(outcomes))
+        self.digests[index] = self.digest
+        self.digests.pop(index - DIGESTS_MAX, None)
         self.applied_index = index
         self.applied_term = term
         self.now = OUT_OF_OFFICE

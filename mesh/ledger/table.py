@@ -16,6 +16,7 @@ from mesh.ledger.queue import Queue
 from mesh.ledger.task import COMPLETED, DEAD, DISPATCHED, RUNNING, STATE_NAMES, Happening, NodeRecord, Task
 from mesh.messages import TaskSpec
 
+DIGESTS_MAX = 1_024
 OUT_OF_OFFICE = Applied(LogIndex(0), 0, bytearray())
 
 
@@ -43,6 +44,8 @@ class Table:
         self.applied_term = 0
         self.at_ms = 0
         self.digest = EMPTY
+        self.digests: dict[int, bytes] = {}
+        """Digests at the last DIGESTS_MAX entries, to compare with other replicas."""
         self.now: Applied = OUT_OF_OFFICE
         """Consequences of the entry being applied."""
         self.fresh: list[Task] = []

@@ -256,11 +256,22 @@ class Node:
         if not self.detector.heard(heartbeat, self.now_ms):
             self.count("heartbeats_dropped")
             return
+        self._compare(heartbeat)
         self.leading.changed(self.detector.tick(self.now_ms))
         self.leading.heard(heartbeat.node_id, heartbeat.held_total)
         self.leading.judge()
         if self.detector.take_urgent():
             self._publish()
+
+    def _compare(self, heartbeat: Heartbeat) -> None:
+        """Tables must agree at every index. Who is wrong cannot be told from here, so the operator is told instead."""
+        mine = self.ledger.digests.get(heartbeat.applied)
+        if mine is None or mine == heartbeat.digest:
+            return
+        if "tables_differ" not in self.counters:
+            text = f"{heartbeat.node_id} has another table than {self.node_id} at log index {heartbeat.applied}"
+            self.out.append(Notice("tables_differ", text))
+        self.count("tables_differ")
 
     def _on_link_up(self, event: events.LinkUp) -> None:
         self.detector.link_up(event.peer, Incarnation(event.incarnation), self.now_ms)

@@ -2,6 +2,7 @@
 
 from random import Random
 
+import msgspec
 import pytest
 
 from mesh.config import GossipConfig, NodeConfig
@@ -24,6 +25,7 @@ from mesh.events import (
 )
 from mesh.gossip.members import Health
 from mesh.ids import ClientId, FencingToken, LogIndex, NodeId, PersistToken, TaskId, Term
+from mesh.ledger.ledger import Ledger
 from mesh.ledger.task import COMPLETED, DISPATCHED
 from mesh.messages import (
     Accepted,
@@ -430,3 +432,28 @@ def test_a_node_that_starts_on_nothing_founds_the_log() -> None:
     for name in ALL:
         persist = trio[name].effects(Persist)[0]
         assert [(entry.index, entry.term) for entry in persist.entries] == [(1, 1)]
+
+
+def test_replicas_whose_tables_differ_are_told_to_the_operator() -> None:
+    """ben's heartbeats say that his table is another one: ana says so once, and counts. At an index of long ago she
+    cannot tell."""
+    trio = settled()
+    trio.run(3_000)
+    node = trio[ANA].node
+    assert "tables_differ" not in node.counters
+    ben = node.detector.member(BEN)
+    assert ben is not None and ben.last is not None
+    for sequence, applied in ((901, ben.last.applied), (902, ben.last.applied), (903, LogIndex(0))):
+        beat = msgspec.structs.replace(ben.last, sequence=sequence, applied=applied, digest=bytes(16))
+        trio.feed(ANA, GossipReceived(encode(beat)))
+    text = f"ben has another table than ana at log index {node.ledger.applied_index}"
+    assert [notice for notice in trio[ANA].notices if notice.code == "tables_differ"] == [Notice("tables_differ", text)]
+    assert node.counters["tables_differ"] == 2
+
+
+def test_digests_are_kept_for_the_last_entries_only() -> None:
+    """1,030 entries later the first ones can no longer be compared."""
+    ledger = Ledger()
+    for index in range(1, 1_031):
+        ledger.skip(LogIndex(index), Term(1), b"")
+    assert (len(ledger.digests), min(ledger.digests), max(ledger.digests)) == (1_024, 7, 1_030)
