@@ -1,7 +1,7 @@
 """The one place where bytes become objects. Typed, bounded by the transport's frame limits, never pickle.
 
 Every struct is a MessagePack array whose first element is its tag where the type is one of several, so any language
-with a MessagePack library can speak it (examples/raw_worker.py does).
+with a MessagePack library can speak it (examples/raw_client.py does).
 """
 
 from typing import Any
