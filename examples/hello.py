@@ -1,7 +1,7 @@
 """The shortest whole story: say what can be done, ask for it, get the answer. Run it: `python examples/hello.py`.
 
-The mesh here is `mesh.testing.LocalMesh`, three real nodes in this one process. Against processes, only the way to the mesh
-differs: `mesh up --app examples/hello.py:app` in one terminal, `async with connect("127.0.0.1:21000") as mesh` in another.
+The mesh here is `mesh.testing.LocalMesh`, three real nodes in this one process. Against processes, only the way to the
+mesh differs: `mesh up --app examples/hello.py:app` in one terminal, `connect("127.0.0.1:21000")` in another.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 Usage: python examples/raw_client.py HOST PORT CAPABILITY [JSON]      (PORT is the node's base port; no secret)
 
-Prints the task's end as JSON. Tags and fields are those of mesh/messages.py; frames those of mesh/transport/handshake.py.
+Prints the task's end as JSON. Tags and fields: mesh/messages.py. Frames: mesh/transport/handshake.py.
 """
 
 import json
