@@ -3,6 +3,7 @@
 import pytest
 
 from mesh.config import DispatchConfig
+from mesh.documents import EventPage
 from mesh.events import AgentsReady, AttemptsEnded
 from mesh.ids import FencingToken, NodeId, TaskId, Term
 from mesh.ledger.task import COMPLETED, DISPATCHED, PENDING, RUNNING, SCHEDULED
@@ -15,6 +16,7 @@ from mesh.messages import (
     CheckpointReport,
     Grants,
     NodeReport,
+    Question,
     Reports,
     ReportWanted,
     Started,
@@ -150,10 +152,14 @@ def test_a_failed_attempt_is_tried_again_after_its_pause() -> None:
     trio.ends(BEN, "t2", 4, error="ValueError: no")
     trio.run(20)
     assert task_state(trio, "t2") == SCHEDULED
-    trio.run(975)
-    assert task_state(trio, "t2") == SCHEDULED
-    trio.run(120)
+    trio.run(1_200)
     assert task_state(trio, "t2") == DISPATCHED
+    events = trio.client(ANA).now(Question.EVENTS, EventPage, limit=1_000).events
+    [retried] = [line for line in events if line.event == "task_retried"]
+    again = [line.at for line in events if line.event == "task_dispatched" and line.task == "t2"][-1]
+    pause_ms = int(retried.detail.removeprefix("in ").removesuffix(" ms"))
+    assert 1_000 <= pause_ms <= 1_100
+    assert again == retried.at + pause_ms
 
 
 def test_reports_too_large_for_one_message_are_sent_in_several() -> None:
@@ -264,17 +270,51 @@ def test_the_leader_looks_at_itself_as_at_any_other() -> None:
     assert trio[ANA].node.leading.dispatcher.unreported() == []
 
 
-def test_a_leader_that_finds_a_ghost_at_home_when_it_takes_office_grants_itself_work_all_the_same() -> None:
-    """The same, found in the first report of the office."""
+def test_a_new_leader_that_finds_ghosts_stops_them_and_asks_again_at_once() -> None:
+    """In the first reports of the office, its own among them: a round trip later both nodes may be granted work."""
     trio = settled()
     for name in (BEN, EVA):
         ghost = AttemptOrder(TaskId("ghost"), FencingToken(2), 1, "code", b"", b"")
         trio[name].node.holding.attempts.grant(Term(2), [ghost])
     trio.kill(ANA)
-    trio.run(500)
-    trio.client(trio.leader.name).submit(*(spec(f"t{number}") for number in range(4)))
+    while not any(trio[name].node.leading.dispatcher.in_office for name in (BEN, EVA)):
+        trio.run(1)
+    trio.run(5)
+    assert [trio[name].stopped for name in (BEN, EVA)] == [[("ghost", 2)]] * 2
+    assert trio.leader.node.leading.dispatcher.unreported() == [ANA]
+    trio.client(trio.leader.name).submit(*(spec(f"t{number}") for number in range(9)))
     trio.run(20)
-    assert [(len(trio[name].runs), trio[name].stopped) for name in (BEN, EVA)] == [(2, [("ghost", 2)])] * 2
+    assert [len(trio[name].runs) for name in (BEN, EVA)] == [4, 4]
+
+
+def test_a_leader_looks_closer_when_two_heartbeats_in_a_row_disagree_with_the_table() -> None:
+    """One that was on its way when a lease was granted means nothing; nor do two with a good one between them."""
+    trio = three_leased()
+    trio.run(3_000)
+    trio.said.clear()
+    heard = trio[ANA].node.leading.heard
+    for held in (0, 1, 0, 1, 7, 1):
+        heard(EVA, held)
+    assert trio[ANA].node.out == []
+    heard(EVA, 2)
+    heard(EVA, 0)
+    trio.run(100)
+    assert trio.messages(ReportWanted) == [ReportWanted(Term(2))]
+
+
+def test_a_node_that_hears_late_of_a_new_leader_tells_it_at_once_what_is_unanswered() -> None:
+    """eva was cut off while ana handed over to ben. His first heartbeat is enough: she does not wait to be asked."""
+    trio = three_leased()
+    trio.cut(EVA)
+    trio.client(ANA).order(Action.TRANSFER, "ben")
+    trio.run(100)
+    assert trio.leader.name == BEN
+    trio.ends(EVA, "t3", 4)
+    trio.lose(ReportWanted)
+    trio.heal()
+    trio.lose(ReportWanted)
+    trio.run(100)
+    assert trio.leader.node.ledger.counts[COMPLETED] == 1
 
 
 def test_a_node_that_links_up_unreported_is_asked_at_once() -> None:

@@ -5,7 +5,7 @@ from random import Random
 import msgspec
 import pytest
 
-from mesh.config import GossipConfig, NodeConfig
+from mesh.config import GossipConfig, NodeConfig, RaftConfig
 from mesh.documents import Status
 from mesh.durable import Recovered
 from mesh.effects import Channel, Notice, Persist, Publish
@@ -172,6 +172,15 @@ def test_a_leader_that_overslept_does_not_serve_before_it_knows_that_it_still_le
     assert [code for code, _ in late.answers(asked)] in ([], [Code.UNAVAILABLE])
     assert late.told(Accepted) == []
     assert trio.leader.name == BEN
+
+
+@pytest.mark.parametrize(("late_ms", "is_late"), [(100, False), (101, True)])
+def test_a_timer_a_little_late_is_no_sleep(late_ms: int, is_late: bool) -> None:
+    """Issue 2, 3: lateness_ms_max is 100."""
+    trio = settled()
+    node = trio[EVA].node
+    node.handle(DeadlineReached(), node.next_deadline_ms() + late_ms)
+    assert ("late" in node.counters) is is_late
 
 
 def test_time_never_goes_back() -> None:
@@ -349,6 +358,36 @@ def test_clients_are_greeted_and_told_of_every_new_leader() -> None:
     leader = trio.leader.name
     assert hints[0].leader is None
     assert hints[-1] == LeaderHint(trio[leader].node.raft.term, leader, f"{leader}:7000")
+
+
+def test_an_address_is_what_its_node_says_of_itself() -> None:
+    """CONTRACT `--advertise`: ana moved. Her heartbeat says where to; before the first one, the configuration does."""
+    trio = settled()
+    [beat] = [effect for effect in trio[ANA].node.handle(LinkDown(EVA), 3_000) if isinstance(effect, Publish)]
+    moved = msgspec.structs.replace(decode_heartbeat(beat.data), sequence=99, address="elsewhere:9")
+    before, after = trio.client(BEN), trio.client(BEN)
+    before.watch()
+    trio.feed(BEN, GossipReceived(encode(moved)))
+    after.watch()
+    assert [client.told(LeaderHint)[0].address for client in (before, after)] == ["ana:7000", "elsewhere:9"]
+    status = after.document(after.ask(Question.STATUS, stale=True), Status)
+    assert [node.address for node in status.nodes] == ["elsewhere:9", "ben:7000", "eva:7000"]
+
+
+def test_half_of_two_is_no_quorum() -> None:
+    """A mesh of two: ben follows ana, whom he hears no more. He will not say that a quorum is there."""
+    gossip, raft = GossipConfig(heartbeat_interval_ms=50, failure_threshold=2), RaftConfig(election_timeout_ms=10_000)
+    voters = (("ana", "ana:1"), ("ben", "ben:1"))
+    config = NodeConfig(
+        node_id="ben", cluster="c", incarnation=1, address="ben:1", voters=voters, gossip=gossip, raft=raft
+    )
+    ben = Node(config, EMPTY, Random(1), 0)
+    ben.handle(PeerMessage(ANA, encode(Append(Term(2), LogIndex(1), Term(1), LogIndex(1), 1, ()))), 10)
+    assert ben.answers.status(10, stale=True, counters={}).quorum
+    for now_ms in range(20, 500, 20):
+        ben.handle(DeadlineReached(), now_ms)
+    status = ben.answers.status(500, stale=True, counters={})
+    assert (status.leader, status.quorum) == ("ana", False)
 
 
 def test_no_more_clients_are_greeted_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from mesh.documents import EventPage, Status
 from mesh.events import AgentsReady
-from mesh.ids import NodeId, TaskId, Term
+from mesh.ids import LogIndex, NodeId, TaskId, Term
 from mesh.ledger.task import CANCELLED, DEAD, DISPATCHED, FAILED, PENDING
 from mesh.messages import (
     Accepted,
@@ -301,6 +301,29 @@ def test_a_learner_beyond_the_bound_is_refused(monkeypatch: pytest.MonkeyPatch) 
     second = client.order(Action.ADD_LEARNER, "zoe@zoe:1")
     assert client.answers(first) == []
     assert client.answers(second) == [(Code.BACKPRESSURE, "too many orders wait; try again")]
+
+
+def test_a_configuration_that_was_replaced_is_nobodys_answer() -> None:
+    """zoe's entry at 6 was ana's alone. Another configuration is committed there, and of zoe nothing is said."""
+    trio = settled()
+    trio.cut(ANA)
+    client = trio.client(ANA)
+    for name in ("one", "two"):
+        client.submit(spec(name))
+    asked = client.order(Action.ADD_LEARNER, "zoe@zoe:1")
+    assert trio[ANA].node.raft.configuration_at(LogIndex(6)) != trio[BEN].node.raft.configuration
+    trio.run(2_500)
+    other = trio.client(BEN)
+    while trio[BEN].node.raft.last_index < 5:
+        other.submit(spec("filler"))
+        trio.run(10)
+    fay = other.order(Action.ADD_LEARNER, "fay@fay:1")
+    trio.heal()
+    trio.run(500)
+    assert other.answers(fay) == DONE
+    assert client.answers(asked) == []
+    learners = [member.node_id for member in trio[ANA].node.raft.configuration.learners]
+    assert learners == ["fay"]
 
 
 def test_a_target_names_a_node_by_its_last_at_sign() -> None:

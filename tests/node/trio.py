@@ -407,7 +407,8 @@ class Trio:
         self.said.append((sender, send.to, message))
         self.channels.setdefault(type(message), set()).add(send.channel)
         is_lost = any(loss(sender, send.to, message) for loss in self._losses)
-        if not is_lost and (sender, send.to) not in self._cuts and self.hosts[send.to].is_up:
+        is_cut = (sender, send.to) in self._cuts or send.to not in self.hosts
+        if not is_lost and not is_cut and self.hosts[send.to].is_up:
             self._post(send.to, PeerMessage(sender, send.data))
 
     def _publish(self, sender: NodeId, publish: Publish) -> None:
