@@ -38,9 +38,13 @@ def elected_by_a_majority(record: Record, node_id: str, s: ReplicaState) -> None
 
 
 def log_matching(record: Record, node_id: str, s: ReplicaState, persist: Persist) -> None:
-    """2: entries with the same index and term are the same, and so is all before them."""
+    """2: entries with the same index and term are the same, and so is all before them.
+
+    Not asked of a mesh of one: it may lead a term, lose it with its entries before either was synced, and lead it again.
+    Nobody has heard of it the first time.
+    """
     entries = persist.entries
-    if not entries:
+    if not entries or len(s.log.configurations.voter_ids) == 1:
         return
     before_term: int = s.log.term_at(LogIndex(entries[0].index - 1)) or 0
     for entry in entries:
