@@ -40,7 +40,7 @@ def elected_by_a_majority(record: Record, node_id: str, s: ReplicaState) -> None
 def log_matching(record: Record, node_id: str, s: ReplicaState, persist: Persist) -> None:
     """2: entries with the same index and term are the same, and so is all before them.
 
-    Not asked of a mesh of one: it may lead a term, lose it with its entries before either was synced, and lead it again.
+    Not asked of a mesh of one: it may lead a term, lose it with its entries before either is synced, and lead it anew.
     Nobody has heard of it the first time.
     """
     entries = persist.entries
