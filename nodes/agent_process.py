@@ -383,6 +383,7 @@ def main() -> None:
     try:
         tasks = load_all(asked.apps)
     except AppRefused as refusal:
+        print(refusal, file=sys.stderr, flush=True)
         _refuse(loop, sock, str(refusal))
         return
     if not logging.getLogger().handlers:

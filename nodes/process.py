@@ -128,7 +128,9 @@ class Process:
         try:
             capabilities = await self._agents.start()
         except AgentsRefused as error:
-            self._stop(1, str(error))
+            sentence, _, traceback = str(error).partition("\n")
+            log = self._settings.directory / "agent.log"
+            self._stop(1, f"{sentence} (its traceback is in {log})" if traceback else sentence)
             return
         LOG.info("offers %s", ", ".join(capabilities) or "no capability")
         self._agents_ready = True
@@ -222,7 +224,8 @@ class Process:
         if not self._ended.done():
             if code:
                 print(f"mesh: {why}", file=sys.stderr)
-            LOG.info("stopping: %s", why)
+            else:
+                LOG.info("stopping: %s", why)
             self._ended.set_result(code)
 
     async def _hand_over(self) -> None:

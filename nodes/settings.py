@@ -10,6 +10,10 @@ from mesh.transport.address import TransportRefused, parse
 
 SLOTS_DEFAULT = 256
 VOTERS_MAX = 7
+ID_CHARS_MAX = 64
+SLOTS_MAX = 100_000
+HEARTBEAT_MS_MAX = 3_600_000
+FAILURE_THRESHOLD_MAX = 1_000
 
 
 class SettingsRefused(Exception):
@@ -68,19 +72,30 @@ class NodeSettings:
     def check(self) -> None:
         """Raises SettingsRefused where settings contradict each other."""
         ids = [name for name, _ in self.founding]
-        if not self.id or any(character in self.id for character in "@,= \t\n"):
-            raise SettingsRefused(f"A node id is a word without '@', ',', '=' or blanks, not {self.id!r}.")
+        for node_id in (self.id, *ids):
+            _check_id(node_id)
         if self.id not in ids:
             raise SettingsRefused(f"--voters names {', '.join(ids)}, but not this node, {self.id}.")
         if len(set(ids)) != len(ids):
             raise SettingsRefused("--voters names a node twice.")
         if len(ids) > VOTERS_MAX:
             raise SettingsRefused(f"{len(ids)} voters are too many; {VOTERS_MAX} at most.")
-        if self.slots < 1:
-            raise SettingsRefused(f"--slots is 1 or more, not {self.slots}.")
+        for flag, value, most in (
+            ("--slots", self.slots, SLOTS_MAX),
+            ("--heartbeat-interval-ms", self.heartbeat_interval_ms, HEARTBEAT_MS_MAX),
+            ("--failure-threshold", self.failure_threshold, FAILURE_THRESHOLD_MAX),
+        ):
+            if not 1 <= value <= most:
+                raise SettingsRefused(f"{flag} is a number from 1 to {most}, not {value}.")
         try:
-            for _, address in self.founding:
-                parse(address)
+            addresses = {name: parse(address) for name, address in self.founding}
+            if len(set(addresses.values())) != len(ids):
+                raise SettingsRefused("--voters gives two nodes one address.")
+            if not self.advertise and parse(self.bind).base != addresses[self.id].base:
+                raise SettingsRefused(
+                    f"--voters says that {self.id} is at {addresses[self.id]}, but it binds {self.bind}: "
+                    f"give the same port to both, or say --advertise."
+                )
         except TransportRefused as error:
             raise SettingsRefused(str(error)) from None
 
@@ -104,3 +119,11 @@ class NodeSettings:
             epoch_ms=epoch_ms,
             gossip=gossip,
         )
+
+
+def _check_id(node_id: str) -> None:
+    """A node's id names its directory and stands in lists and logs."""
+    if not 0 < len(node_id) <= ID_CHARS_MAX or not node_id.isprintable():
+        raise SettingsRefused(f"A node id has 1 to {ID_CHARS_MAX} printable characters, not {node_id!r}.")
+    if node_id.startswith(".") or any(character in node_id for character in "@,= /\\"):
+        raise SettingsRefused(f"A node id is a word without '@', ',', '=', '/' or blanks, not {node_id!r}.")

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from mesh.client.courier import ASK_TIMEOUT_S, Courier
 from mesh.client.handle import Handle
-from mesh.client.payload import check_name, encode_payload, priority_number
+from mesh.client.payload import check_attempts, check_delay, check_name, encode_payload, priority_number
 from mesh.documents import (
     DeadLetterPage,
     EventLine,
@@ -84,8 +84,8 @@ class MeshClient:
             Backpressure: the mesh stayed full until the timeout.
             MeshUnavailable: no quorum, or nobody answered; the message says whether the outcome is known.
         """
-        if not 1 <= max_attempts <= 1_000_000:
-            raise InvalidPayload(f"max_attempts is a number from 1 to 1,000,000, not {max_attempts!r}")
+        check_attempts(max_attempts)
+        check_delay(delay)
         if task_id is None:
             task_id = os.urandom(16).hex()
         else:

@@ -15,7 +15,7 @@ from mesh.client.requests import Requests
 from mesh.client.submits import NEVER_MS, Submits
 from mesh.client.waits import Waits
 from mesh.documents import Status, Task
-from mesh.errors import Backpressure, MeshUnavailable, Refused
+from mesh.errors import Backpressure, InvalidPayload, MeshUnavailable, Refused
 from mesh.messages import (
     Accepted,
     Action,
@@ -175,7 +175,7 @@ class Courier:
         """The document that answers a question. Raises MeshUnavailable, NotFound, InvalidPayload."""
         number = self._requests.next_number()
         ask = Ask(number, question, stale, task_id, after, limit, states, capability)
-        body = await self._request(number, encode(ask), timeout_s)
+        body = await self._request(number, _encoded(ask), timeout_s)
         try:
             return msgspec.msgpack.decode(body, type=kind)
         except msgspec.MsgspecError as error:
@@ -186,7 +186,7 @@ class Courier:
     ) -> None:
         """Returns once it is done. Raises MeshUnavailable, or what the refusal stands for."""
         number = self._requests.next_number()
-        await self._request(number, encode(Order(number, action, target, reason, value)), timeout_s)
+        await self._request(number, _encoded(Order(number, action, target, reason, value)), timeout_s)
 
     async def cancel(self, task_id: str, reason: str, timeout_s: float | None = None) -> None:
         """Cancel a task, or find out that it has ended otherwise: that raises Refused. Raises NotFound."""
@@ -300,7 +300,7 @@ class Courier:
         self._arm()
 
     def _learned(self, future: asyncio.Future[bytes]) -> None:
-        if self._closed or future.cancelled() or future.exception() is not None:
+        if future.cancelled() or future.exception() is not None or self._closed:  # Looked at, or asyncio complains.
             return
         try:
             status = msgspec.msgpack.decode(future.result(), type=Status)
@@ -308,3 +308,11 @@ class Courier:
             self.rubbish += 1
             return
         self._links.learn([node.address for node in status.nodes if node.role == "voter"][:VOTERS_LEARNED_MAX])
+
+
+def _encoded(request: Ask | Order) -> bytes:
+    """Raises InvalidPayload: names in questions and orders are taken as they are given."""
+    try:
+        return encode(request)
+    except UnicodeEncodeError:
+        raise InvalidPayload("what was asked has text that is not valid Unicode (a lone surrogate)") from None

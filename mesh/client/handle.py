@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from asyncio import Future
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
@@ -56,12 +57,16 @@ class Handle:
             TaskCancelled: it was cancelled.
             TaskTimeout: it goes on.
             NotFound: the mesh knows no such task (any more).
+            MeshUnavailable: somebody else submitted it, and there was no quorum to ask whether it is there.
         """
         end = self.end
         if end is None:
+            started = time.monotonic()
             if not self.index:
-                await self.task()  # Nodes say nothing of the end of a task that is nowhere: it may yet be submitted.
-            end = await self._courier.end_of(self, timeout)
+                # Nodes say nothing of the end of a task that is nowhere: it may yet be submitted.
+                await self._courier.ask(Task, Question.TASK, task_id=self.id, timeout_s=timeout)
+            left_s = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
+            end = await self._courier.end_of(self, left_s)
         if end.state == COMPLETED:
             return decode_value(end.result)
         raise _failure(end)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import msgspec
 
@@ -13,13 +13,19 @@ from mesh.wire.codec import encode
 NESTING_MAX: Final = 64
 """Lists and mappings inside each other at most."""
 
-NAME_CHARS_MAX: Final = 256
-"""Longest task id and capability."""
+NAME_CHARS_MAX: Final = 200
+"""Longest task id and capability; nodes refuse longer ones too."""
 
 PRIORITIES: Final[Mapping[str, int]] = {"urgent": 0, "critical": 1, "high": 3, "normal": 5, "low": 8}
 """Names for priorities; the lower number goes first."""
 
 PRIORITY_MAX: Final = 255
+
+ATTEMPTS_MAX: Final = 1_000
+"""Nodes refuse more."""
+
+DELAY_S_MAX: Final = 10 * 366 * 86_400
+"""Longest delay: ten years."""
 
 _SCALARS: Final = frozenset({str, int, bool, type(None)})
 
@@ -84,12 +90,30 @@ def priority_number(priority: int | str) -> int:
         if number is None:
             raise InvalidPayload(f"no priority is called {priority!r}; there are {', '.join(PRIORITIES)}, or a number")
         return number
-    if isinstance(priority, bool) or not 0 <= priority <= PRIORITY_MAX:
+    if not _is_number(priority) or not 0 <= priority <= PRIORITY_MAX:
         raise InvalidPayload(f"a priority is a number from 0 to {PRIORITY_MAX}, not {priority!r}")
     return priority
 
 
 def check_name(what: str, name: object) -> None:
-    """Refuse an empty or endless name. Raises InvalidPayload."""
+    """Refuse a name that is empty, endless, or cannot be sent and printed as it is. Raises InvalidPayload."""
     if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARS_MAX:
         raise InvalidPayload(f"a {what} is text of 1 to {NAME_CHARS_MAX} characters, not {_brief(name)}")
+    if not name.isprintable():
+        raise InvalidPayload(f"a {what} has only printable characters, not {_brief(name)}")
+
+
+def check_attempts(max_attempts: object) -> None:
+    """Refuse what is no number of attempts. Raises InvalidPayload."""
+    if not _is_number(max_attempts) or not 1 <= max_attempts <= ATTEMPTS_MAX:
+        raise InvalidPayload(f"max_attempts is a number from 1 to {ATTEMPTS_MAX:,}, not {_brief(max_attempts)}")
+
+
+def check_delay(delay_s: float) -> None:
+    """Refuse what is no delay. Raises InvalidPayload."""
+    if not 0 <= delay_s <= DELAY_S_MAX:
+        raise InvalidPayload(f"a delay is a number of seconds from 0 to {DELAY_S_MAX:,}, not {delay_s!r}")
+
+
+def _is_number(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)

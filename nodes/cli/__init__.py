@@ -6,6 +6,7 @@ import sys
 import click
 
 from nodes.cli.command import MeshGroup, exit_code_of
+from nodes.cli.printing import say
 
 _COMMANDS = {
     "demo": "nodes.cli.demo:demo",
@@ -48,6 +49,9 @@ def mesh() -> None:
 
 def main() -> None:
     """Run the command line; ends the process with one of the documented exit codes, never with a traceback."""
+    if sys.stdout is None or sys.stderr is None:  # Started with one of them closed.
+        nowhere = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     try:
         code = mesh.main(prog_name="mesh", standalone_mode=False)
     except click.exceptions.Abort:
@@ -60,7 +64,7 @@ def main() -> None:
             sys.exit(code)
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx is not None else ""
         hint = f' (see "{command} --help")' if command else ""
-        click.echo(f"mesh: {' '.join(error.format_message().split())}{hint}", err=True)
+        say(f"mesh: {' '.join(error.format_message().split())}{hint}")
     except BrokenPipeError:
         # Whoever read the output has gone; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -69,7 +73,7 @@ def main() -> None:
         code = exit_code_of(error)
         if os.environ.get("MESH_TRACEBACK"):
             raise
-        click.echo(f"mesh: {sentence(error)}", err=True)
+        say(f"mesh: {sentence(error)}")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,8 +16,19 @@ INTERRUPTED = 130
 
 DEFAULT_PEER = "127.0.0.1:21000"
 DEFAULT_TIMEOUT_S = 30.0
+SECONDS_MAX = 10 * 366 * 86_400
 CONNECT_TIMEOUT_S = 5.0
 """A mesh that is there answers in milliseconds."""
+
+
+class Seconds(click.FloatRange):
+    """A length of time that ends: neither nan nor inf, which a range lets pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +88,7 @@ def shared_options() -> list[click.Parameter]:
         ),
         click.Option(
             ["--timeout"],
-            type=click.FloatRange(min=0, min_open=True),
+            type=Seconds(min=0, max=SECONDS_MAX, min_open=True),
             metavar="SECONDS",
             help=f"Give up after this.  [default: {DEFAULT_TIMEOUT_S:g}]",
         ),

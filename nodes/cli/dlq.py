@@ -79,7 +79,7 @@ def retry(shared: Shared, task_ids: tuple[str, ...], every: bool) -> int:
         raise click.UsageError("name the dead letters, or say --all")
 
     async def work(mesh: MeshClient) -> int:
-        ids = await _all_ids(mesh) if every else list(task_ids)
+        ids = await _all_ids(mesh, shared) if every else list(task_ids)
         return await each(shared, "retried", ids, lambda one: mesh.retry(one, timeout=shared.left_s()))
 
     return talk(shared, work)
@@ -100,11 +100,11 @@ def drop(shared: Shared, task_ids: tuple[str, ...], reason: str) -> int:
     return talk(shared, work)
 
 
-async def _all_ids(mesh: MeshClient) -> list[str]:
+async def _all_ids(mesh: MeshClient, shared: Shared) -> list[str]:
     ids: list[str] = []
     after = ""
     while True:
-        page = await mesh.dead_letters(after=after, limit=1_000)
+        page = await mesh.dead_letters(after=after, limit=1_000, timeout=shared.left_s())
         ids += [letter.id for letter in page.dead_letters]
         if not page.next or page.next == after:
             return ids

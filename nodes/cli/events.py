@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nodes.cli.command import OK, MeshCommand, Shared
-from nodes.cli.printing import clock, print_json
+from nodes.cli.printing import clean, clock, print_json
 from nodes.cli.session import read, talk
 
 if TYPE_CHECKING:
@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from mesh.documents import EventLine, EventPage
 
 POLL_S = 0.2
+INDEX_MAX = 10**18 - 1
+"""A cursor with more digits is none to a node, which would tell everything."""
 
 
 @click.command("events", cls=MeshCommand)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what happens next.")
-@click.option("--after", type=click.IntRange(min=0), default=0, metavar="INDEX", help="Only what is later in the log.")
+@click.option(
+    "--after", type=click.IntRange(0, INDEX_MAX), default=0, metavar="INDEX", help="Only what is later in the log."
+)
 @click.option("--task", "task_id", metavar="ID", help="Only what concerns this task.")
 @click.option("--node", "node_id", metavar="ID", help="Only what concerns this node.")
 @click.option("--type", "kind", metavar="EVENT", help="Only events of this name.")
@@ -73,4 +77,4 @@ def _print(shared: Shared, event: EventLine) -> None:
         )
         if part
     )
-    click.echo(f"{event.index:>8}  {clock(event.at)}  {event.event:<18} {about}")
+    click.echo(clean(f"{event.index:>8}  {clock(event.at)}  {event.event:<18} {about}"))

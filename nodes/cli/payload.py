@@ -26,6 +26,8 @@ def payload_argument(text: str | None) -> Any:
 
 def _text(argument: str) -> str:
     if argument == "-":
+        if sys.stdin is None:
+            raise click.UsageError("the payload should come from standard input, which is closed")
         data = sys.stdin.buffer.read(BYTES_MAX + 1)
     elif argument.startswith("@"):
         try:

@@ -24,15 +24,13 @@ _COLOURS = {
 
 def print_json(document: Any) -> None:
     """One document on one line, at once: whoever reads a stream waits for it."""
-    import msgspec
-
-    sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
+    sys.stdout.write(as_text(document) + "\n")
     sys.stdout.flush()
 
 
 def say(text: str) -> None:
     """Chatter."""
-    click.echo(text, err=True)
+    click.echo("\n".join(map(clean, text.split("\n"))), err=True)
 
 
 def coloured(stream: Any = None) -> bool:
@@ -44,7 +42,7 @@ def coloured(stream: Any = None) -> bool:
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Aligned columns; no frame, so that it can be cut and grepped."""
-    cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["-" if cell is None else clean(str(cell)) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [list(headers), *cells]) for i in range(len(headers))]
     colour = coloured()
 
@@ -64,7 +62,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:
     """Name and value, one a line."""
-    known = [(name, "-" if value is None else str(value)) for name, value in pairs]
+    known = [(name, "-" if value is None else clean(str(value))) for name, value in pairs]
     width = max(len(name) for name, _ in known)
     for name, value in known:
         click.echo(f"{name.ljust(width)}  {value}")
@@ -77,8 +75,24 @@ def clock(at_ms: int | None) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_ms / 1_000)) + f".{at_ms % 1_000:03d}Z"
 
 
+def clean(text: str) -> str:
+    """A line of other people's text without what a terminal would obey: control characters are written out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
+
+
 def as_text(value: Any) -> str:
-    """A user's value as JSON text."""
+    """A document or a user's value as JSON text. A key that JSON cannot have is written as text."""
     import msgspec
 
-    return msgspec.json.encode(value).decode()
+    try:
+        return msgspec.json.encode(value).decode()
+    except TypeError:
+        return msgspec.json.encode(_with_text_keys(msgspec.to_builtins(value))).decode()
+
+
+def _with_text_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else as_text(key): _with_text_keys(item) for key, item in value.items()}
+    return [_with_text_keys(item) for item in value] if isinstance(value, list | tuple) else value

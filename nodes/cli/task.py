@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nodes.cli.bulk import each
-from nodes.cli.command import FAILED, OK, STILL_RUNNING, UNPLACEABLE, MeshGroup, Shared
+from nodes.cli.command import FAILED, OK, SECONDS_MAX, STILL_RUNNING, UNPLACEABLE, MeshGroup, Seconds, Shared
 from nodes.cli.payload import payload_argument
-from nodes.cli.printing import as_text, clock, print_json, print_pairs, print_table, say
+from nodes.cli.printing import as_text, clean, clock, print_json, print_pairs, print_table, say
 from nodes.cli.selector import matching
 from nodes.cli.session import read, talk
 
@@ -41,7 +41,9 @@ def task() -> None:
     "--priority", default="5", metavar="N|NAME", help="Lower goes first: urgent 0, critical 1, high 3, low 8."
 )
 @click.option("--max-attempts", type=click.IntRange(min=1), default=3, show_default=True, metavar="N")
-@click.option("--delay", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Before the first attempt.")
+@click.option(
+    "--delay", type=Seconds(min=0, max=SECONDS_MAX), default=0.0, metavar="SECONDS", help="Before the first attempt."
+)
 @click.option("--wait", is_flag=True, help="Until it has ended, --timeout at most.")
 @click.pass_obj
 def submit(
@@ -179,7 +181,7 @@ def explain(shared: Shared, task_id: str) -> int:
         if shared.as_json:
             print_json(found)
             return OK
-        click.echo(f"{found.id} is {found.state}. {found.summary}")
+        click.echo(clean(f"{found.id} is {found.state}. {found.summary}"))
         if found.next_attempt_at:
             click.echo(f"next attempt at {clock(found.next_attempt_at)}")
         if found.nodes:
@@ -292,7 +294,7 @@ def print_task(shared: Shared, found: Task) -> None:
         ]
     )
     if found.error_detail:
-        click.echo("\n" + found.error_detail.rstrip())
+        click.echo("\n" + "\n".join(map(clean, found.error_detail.rstrip().splitlines())))
     click.echo()
     for item in found.history:
         click.echo(_history_line(item))
@@ -309,7 +311,7 @@ def _history_line(item: HistoryItem) -> str:
         )
         if part
     )
-    return f"{clock(item.at)}  {item.event:<18} {about}".rstrip()
+    return clean(f"{clock(item.at)}  {item.event:<18} {about}").rstrip()
 
 
 def _brief(value: Any) -> str | None:

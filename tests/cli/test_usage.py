@@ -1,5 +1,6 @@
 """What `mesh` says without any mesh: help, wrong usage, nobody there. One sentence and an exit code, no traceback."""
 
+import json
 import stat
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 from nodes.cli import mesh as root
 from nodes.cli.command import MeshCommand, MeshGroup
 from nodes.cli.node import _from_file, node_settings
+from nodes.cli.printing import as_text, clean
+from nodes.local_mesh import free_base_port
 from nodes.settings import NodeSettings
 from tests.cli.command import environment, mesh
 
@@ -25,6 +28,12 @@ from tests.cli.command import environment, mesh
         ["task", "submit", "code", "@/no/such/file"],
         ["task", "submit", "code", "{}", "--priority", "soon"],
         ["task", "submit", "code", "{}", "--id", ""],
+        ["task", "submit", "code", "{}", "--id", "two\nlines"],
+        ["task", "submit", "code", "{}", "--delay", "nan"],
+        ["task", "submit", "code", "{}", "--delay", "1e300"],
+        ["status", "--timeout", "nan"],
+        ["status", "--timeout", "inf"],
+        ["events", "--after", "99999999999999999999"],
         ["task", "list", "--state", "unheard-of"],
         ["status", "--timeout", "0"],
         ["status", "--peer", "nowhere"],
@@ -35,6 +44,13 @@ from tests.cli.command import environment, mesh
         ["node", "run", "--id", "n1", "--voters", "n2@127.0.0.1:21000"],
         ["node", "run", "--id", "n1", "--voters", "127.0.0.1:21000"],
         ["node", "run", "--id", "n1", "--labels", "zone"],
+        ["node", "run", "--id", "../n1"],
+        ["node", "run", "--id", "n" * 65],
+        ["node", "run", "--id", "n1\x1b[31m"],
+        ["node", "run", "--id", "n1", "--slots", "99999999999999999999"],
+        ["node", "run", "--id", "n1", "--heartbeat-interval-ms", "99999999999999999999"],
+        ["node", "run", "--id", "n1", "--voters", "n1@127.0.0.1:21000,n2@127.0.0.1:21000"],
+        ["node", "run", "--id", "n1", "--voters", "n1@127.0.0.1:21010", "--bind", "127.0.0.1:21000"],
         ["node", "run", "--id", "n1", "--config", "/no/such/file"],
         ["up", "--nodes", "0"],
         ["demo", "/no/such/directory"],
@@ -158,3 +174,42 @@ def test_a_file_that_says_something_else_is_refused(tmp_path: Path, text: str) -
     file.write_text(text)
     ran = mesh("node", "run", "--config", str(file))
     assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+
+
+def test_an_app_that_fails_when_imported_is_one_sentence_and_its_traceback_is_kept(tmp_path: Path) -> None:
+    """Nothing of it on the terminal; all of it in the log that sentence names."""
+    app = tmp_path / "broken.py"
+    app.write_text("raise RuntimeError('at import')\n")
+    base = free_base_port(1)
+    data = tmp_path / "data"
+    ran = mesh(
+        "node", "run", "--id", "n1", "--bind", f"127.0.0.1:{base}", "--data-dir", str(data), "--app", f"{app}:app"
+    )
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1), ran.err
+    assert "RuntimeError: at import" in ran.err
+    log = data / "agent.log"
+    assert str(log) in ran.err
+    assert "Traceback" in log.read_text()
+
+
+def test_a_closed_stdout_is_no_surprise() -> None:
+    ran = subprocess.run(
+        [f"{sys.executable} -m nodes key new --json >&-"],
+        shell=True,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_other_peoples_text_cannot_command_the_terminal() -> None:
+    assert clean("plain \N{SNOWMAN}") == "plain \N{SNOWMAN}"
+    assert clean("\x1b[2Jgone\x07 \ud800 a\nb") == r"\x1b[2Jgone\x07 \ud800 a\nb"
+
+
+def test_a_result_whose_keys_are_no_text_can_be_shown() -> None:
+    """Results travel as MessagePack, which has more keys than JSON."""
+    document = {"result": {1: "one", (1, 2): ["pair", {None: 0}]}}
+    assert json.loads(as_text(document)) == {"result": {"1": "one", "[1,2]": ["pair", {"null": 0}]}}
