@@ -152,7 +152,9 @@ class MeshClient:
         started = time.monotonic()
         if not stale:
             try:
-                return await self._courier.ask(Status, Question.STATUS, timeout_s=min(timeout_s, QUORUM_PATIENCE_S))
+                status = await self._courier.ask(Status, Question.STATUS, timeout_s=min(timeout_s, QUORUM_PATIENCE_S))
+                self._courier.learn(status)
+                return status
             except MeshUnavailable:
                 timeout_s = max(0.5, timeout_s - (time.monotonic() - started))
         return await self._courier.ask(Status, Question.STATUS, stale=True, timeout_s=timeout_s)

@@ -307,7 +307,12 @@ class Courier:
         except msgspec.MsgspecError:
             self.rubbish += 1
             return
-        self._links.learn([node.address for node in status.nodes if node.role == "voter"][:VOTERS_LEARNED_MAX])
+        self.learn(status)
+
+    def learn(self, status: Status) -> None:
+        """Dial the voters a status names, unless the client is closed."""
+        if not self._closed:
+            self._links.learn([node.address for node in status.nodes if node.role == "voter"][:VOTERS_LEARNED_MAX])
 
 
 def _encoded(request: Ask | Order) -> bytes:

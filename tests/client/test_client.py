@@ -110,7 +110,10 @@ def test_a_task_from_submit_to_result_and_every_way_it_may_end(tmp_path: Path) -
 
 
 def test_a_client_outlives_the_leader_and_the_only_peer_it_was_told_of(tmp_path: Path) -> None:
-    """It knows n1 alone. Whoever leads is killed in the middle of the work, then n1: nothing is lost or done twice."""
+    """It knows n1 alone. Whoever leads is killed in the middle of the work, then n1: nothing is lost or done twice.
+
+    Asking for the leader tells it of the others, so it survives even if that is n1, killed the next moment.
+    """
 
     async def story() -> None:
         async with three_nodes(tmp_path) as local, connect(local.peers.split(",")[0]) as mesh:
