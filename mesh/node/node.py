@@ -189,8 +189,8 @@ class Node:
 
     def _on_deadline(self) -> None:
         now_ms = self.now_ms
-        if now_ms - self._deadline_ms > self.config.gossip.lateness_ms_max:
-            # We slept; what others said meanwhile may be waiting to be read. Judge nobody before that.
+        if self._has_overslept():
+            # What others said meanwhile may be waiting to be read. Judge nobody before that.
             self.counters["late"] = self.counters.get("late", 0) + 1
             self.raft.was_late(now_ms)
             self.detector.was_late(now_ms)
@@ -201,6 +201,10 @@ class Node:
         self.holding.tick(now_ms)
         self.out.extend(self.transfers.tick(now_ms))
         self._end_turn()
+
+    def _has_overslept(self) -> bool:
+        """Whether our timer should have come long ago."""
+        return self.now_ms - self._deadline_ms > self.config.gossip.lateness_ms_max
 
     def _queue_due_ms(self) -> int | None:
         """When a task that waits for its time may be granted; the leader's business only."""
@@ -257,7 +261,8 @@ class Node:
             self.count("heartbeats_dropped")
             return
         self._compare(heartbeat)
-        self.leading.changed(self.detector.tick(self.now_ms))
+        if not self._has_overslept():  # What the others said meanwhile may come right behind this one.
+            self.leading.changed(self.detector.tick(self.now_ms))
         self.leading.heard(heartbeat.node_id, heartbeat.held_total)
         self.leading.judge()
         if self.detector.take_urgent():

@@ -2,11 +2,13 @@
 
 import pytest
 
+from mesh.config import DispatchConfig
 from mesh.documents import EventLine, EventPage
 from mesh.ids import FencingToken, Incarnation, LogIndex, NodeId, TaskId, Term
 from mesh.ledger.task import COMPLETED, DISPATCHED, RUNNING
 from mesh.messages import (
     Accepted,
+    Action,
     AttemptOrder,
     AttemptOutcome,
     CheckpointReport,
@@ -314,6 +316,24 @@ def test_an_old_leader_that_comes_back_follows_and_its_lost_entries_are_nobodys(
     ana = trio[ANA].node
     assert (ana.raft.leader_id, ana.ledger.digest) == (BEN, trio[BEN].node.ledger.digest)
     assert list(ana.ledger.tasks) == ["theirs"]
+
+
+def test_what_was_on_its_way_in_an_old_office_takes_no_room_in_the_next() -> None:
+    """One entry may be in flight. ana's was replaced by ben's no-op; leader again, she takes in work as ever."""
+    trio = settled(dispatch=DispatchConfig(entries_in_flight_max=1))
+    trio.cut(ANA)
+    trio.client(ANA).submit(spec("lost"))
+    trio.run(2_500)
+    assert trio.leader.name == BEN
+    trio.heal()
+    trio.run(500)
+    trio.client(BEN).order(Action.TRANSFER, "ana")
+    trio.run(200)
+    assert trio.leader.name == ANA
+    client = trio.client(ANA)
+    client.submit(spec("t1"))
+    trio.run(50)
+    assert [reply.task_ids for reply in client.told(Accepted)] == [["t1"]]
 
 
 @pytest.mark.parametrize("silent", [True, False])

@@ -185,6 +185,19 @@ def test_grants_too_large_for_one_message_are_sent_in_several() -> None:
     assert [task for task, _ in trio[BEN].runs] == ["t0", "t1", "t2"]
 
 
+def test_what_fits_one_message_shares_one() -> None:
+    """Three small tasks are granted to ben in one entry and end in one turn: one order goes there, one report back."""
+    trio = settled(capabilities=())
+    trio.feed(BEN, AgentsReady(("code",)))
+    trio.run(5)
+    trio.client(ANA).submit(*(spec(f"t{number}") for number in range(3)))
+    trio.run(20)
+    assert [len(grants.orders) for grants in trio.messages(Grants)] == [3]
+    outcomes = [AttemptOutcome(order.task_id, order.token, b"\x01") for order in trio[BEN].started]
+    trio.feed(BEN, AttemptsEnded(outcomes))
+    assert trio.messages(Reports) == [Reports(outcomes)]
+
+
 def test_what_the_leader_thinks_is_over_may_still_run_and_holds_its_slot() -> None:
     """S0-29: ben has one slot and has not heard that t2 is cancelled; the next lease waits with him until then."""
     trio = three_leased(slots=1)
@@ -296,8 +309,8 @@ def test_a_leader_looks_closer_when_two_heartbeats_in_a_row_disagree_with_the_ta
     for held in (0, 1, 0, 1, 7, 1):
         heard(EVA, held)
     assert trio[ANA].node.out == []
-    heard(EVA, 2)
-    heard(EVA, 0)
+    for held in (2, 0, 5):
+        heard(EVA, held)
     trio.run(100)
     assert trio.messages(ReportWanted) == [ReportWanted(Term(2))]
 

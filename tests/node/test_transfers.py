@@ -9,6 +9,7 @@ from mesh.effects import CloseSnapshot, InstallSnapshot, OpenSnapshot, StageSnap
 from mesh.events import SnapshotOpened, SnapshotRead
 from mesh.ids import NodeId, TaskId, Term
 from mesh.messages import Action, Append, Question, SnapshotChunk, SnapshotOffer, SnapshotPull
+from mesh.node import transfers
 from mesh.node.transfers import GONE, PULLS_MAX, Transfers
 from mesh.raft.progress import ProgressState
 from tests.node.client import spec
@@ -360,24 +361,36 @@ def test_a_table_that_was_too_old_when_it_came_into_use_is_followed_by_another()
 def test_no_more_than_two_tables_are_sent_at_once() -> None:
     """A third follower has its turn when it is asked about next; nobody is offered two at a time."""
     trio = settled()
-    transfers = Transfers(1, trio[ANA].node.raft, lambda mark: True)
-    assert transfers.offer(BEN, 0) == [OpenSnapshot(FIRST_TRANSFER)]
-    assert transfers.offer(BEN, 0) == []
-    assert transfers.offer(EVA, 0) == [OpenSnapshot(FIRST_TRANSFER + 1)]
-    assert transfers.offer(NodeId("zoe"), 0) == []
-    assert transfers.needed_after() is None
-    assert transfers.next_deadline_ms() == 5_000
+    desk = Transfers(1, trio[ANA].node.raft, lambda mark: True)
+    assert desk.offer(BEN, 0) == [OpenSnapshot(FIRST_TRANSFER)]
+    assert desk.offer(BEN, 0) == []
+    assert desk.offer(EVA, 0) == [OpenSnapshot(FIRST_TRANSFER + 1)]
+    assert desk.offer(NodeId("zoe"), 0) == []
+    assert desk.needed_after() is None
+    assert desk.next_deadline_ms() == 5_000
+
+
+def test_a_follower_that_found_no_room_is_offered_a_table_once_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No transfer may be begun just now: eva is asked about again, and again, until one may."""
+    monkeypatch.setattr(transfers, "SENDING_MAX", 0)
+    trio = left_behind()
+    trio.heal()
+    trio.run(500)
+    assert trio.messages(SnapshotOffer) == []
+    monkeypatch.setattr(transfers, "SENDING_MAX", 2)
+    trio.run(500)
+    assert_level(trio)
 
 
 def test_a_snapshot_that_comes_to_nothing_before_anybody_asked_is_no_answer() -> None:
     """The store has nothing to offer: it says so unasked, and is asked again after 5 s."""
     trio = settled()
-    transfers = Transfers(1, trio[ANA].node.raft, lambda mark: True)
-    transfers.offer(BEN, 0)
-    assert transfers.read(SnapshotRead(FIRST_TRANSFER, [], [], GONE)) == []
-    assert transfers.pulled(EVA, SnapshotPull(FIRST_TRANSFER, ""), 10) == []
-    assert transfers.tick(4_999) == []
-    assert transfers.tick(5_000) == [CloseSnapshot(FIRST_TRANSFER)]
+    desk = Transfers(1, trio[ANA].node.raft, lambda mark: True)
+    desk.offer(BEN, 0)
+    assert desk.read(SnapshotRead(FIRST_TRANSFER, [], [], GONE)) == []
+    assert desk.pulled(EVA, SnapshotPull(FIRST_TRANSFER, ""), 10) == []
+    assert desk.tick(4_999) == []
+    assert desk.tick(5_000) == [CloseSnapshot(FIRST_TRANSFER)]
 
 
 # --- what a table from the leader means for what runs here ---
