@@ -343,3 +343,17 @@ def test_a_client_that_left_is_told_nothing_and_remembered_nowhere() -> None:
     assert trio[BEN].node.clients.known == {}
     trio.run(20)
     assert trio[ANA].runs == [("t1", 4)]
+
+
+def test_no_more_entries_are_on_their_way_than_allowed() -> None:
+    """Two may be. The followers are silent; what five turns bring shares the third, once there is room for it."""
+    trio = settled(dispatch=DispatchConfig(entries_in_flight_max=2))
+    trio.lose(Append)
+    client = trio.client(ANA)
+    for name in ("a", "b", "c", "d", "e"):
+        client.submit(spec(name), watch=False)
+    raft = trio[ANA].node.raft
+    assert (raft.commit_index, raft.last_index) == (3, 5)
+    trio.heal()
+    trio.run(200)
+    assert accepted(client) == [(4, ["a"]), (5, ["b"]), (6, ["c", "d", "e"])]
