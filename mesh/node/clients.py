@@ -445,7 +445,8 @@ class ClientDesk:
             return
         for position, command in enumerate(commands):
             if type(command) in _ORDERED:
-                code, text = requests.order_answer(applied.outcomes[position])
+                has_ended = getattr(command, "task_id", None) in self._node.ledger.finished
+                code, text = requests.order_answer(applied.outcomes[position], has_ended=has_ended)
                 for client, request in self._orders.pop(command, ()):
                     self._ordering -= 1
                     self.answer(client, request, code, text)

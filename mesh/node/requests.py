@@ -280,12 +280,14 @@ def cursor(ask: Ask) -> int:
     return int(after) if after.isascii() and after.isdigit() and len(after) <= CURSOR_DIGITS_MAX else 0
 
 
-def order_answer(outcome: int) -> tuple[Code, str]:
-    """What to tell whoever gave an order, given what came of its command."""
+def order_answer(outcome: int, *, has_ended: bool) -> tuple[Code, str]:
+    """What to tell whoever gave an order, given what came of its command. `has_ended`: it is about a finished task."""
     if outcome == DONE:
         return Code.OK, "done"
     if outcome == ALREADY:
         return Code.OK, "already so"
+    if outcome == UNKNOWN and has_ended:
+        return Code.REFUSED, "the task has ended, and is no dead letter; look at it with `mesh task show`"
     if outcome == UNKNOWN:
         return Code.NOT_FOUND, "there is no such task or node"
     return Code.REFUSED, "not in its present state; look at it with `mesh task show`"

@@ -212,7 +212,8 @@ class Link:
                 if self.state is LinkState.DIALLING:
                     self._greet()
             elif event.event & HANDSHAKE_FAILED:
-                self._broken("handshake_failed", f"The handshake failed ({event.value}).", RETRY_MS)
+                text = f"The handshake failed ({event.value}): do both sides have the same secret, or none?"
+                self._broken("handshake_failed", text, RETRY_MS)
             elif event.event == zmq.EVENT_CONNECT_RETRIED:
                 self._owner.down(f"Nobody listens at {self.address}.")
             elif event.event == zmq.EVENT_DISCONNECTED:

@@ -101,7 +101,9 @@ def test_redrive_and_drop_of_dead_letters() -> None:
     assert client.task("dead").state == "failed"
     assert trio.leader.node.ledger.counts[FAILED] == 1
     assert ordered(trio, client, Action.RETRY, "t1") == ordered(trio, client, Action.DROP, "t1") == REFUSED
-    assert ordered(trio, client, Action.RETRY, "dead") == ordered(trio, client, Action.DROP, "nothing") == UNKNOWN
+    ended = [(Code.REFUSED, "the task has ended, and is no dead letter; look at it with `mesh task show`")]
+    assert ordered(trio, client, Action.RETRY, "dead") == ordered(trio, client, Action.DROP, "dead") == ended
+    assert ordered(trio, client, Action.DROP, "nothing") == UNKNOWN
 
 
 def test_drain_and_undrain() -> None:
