@@ -1,10 +1,14 @@
 """Who waits for what at the leader: `Waiting` by itself, told of entries and rounds one by one."""
 
+import msgspec
+import pytest
+
+from mesh.config import PAYLOAD_BYTES_MAX
 from mesh.ids import ClientId, LogIndex, NodeId, TaskId
 from mesh.ledger.applied import Applied
 from mesh.ledger.ledger import Ledger
-from mesh.messages import Accepted, Ask, Question
-from mesh.node.requests import HERE, WATCHERS_MAX, Client, Waiting
+from mesh.messages import Accepted, Ask, Question, TaskSpec
+from mesh.node.requests import HERE, SOURCE_CHARS_MAX, WATCHERS_MAX, Client, Waiting, invalid
 from tests.node.client import spec
 
 T1 = TaskId("t1")
@@ -65,6 +69,22 @@ def test_a_round_nobody_waits_for_any_more_is_passed_over() -> None:
     assert waiting.take_read(1) == []
     waiting.confirm(1, LogIndex(5))
     assert waiting.ready(LogIndex(5)) == [(ANAS, ask(2))]
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        spec("x"),
+        spec("x" * 200, capability="y" * 200),
+        spec("x", payload=bytes(PAYLOAD_BYTES_MAX), checkpoint=bytes(PAYLOAD_BYTES_MAX)),
+        spec("x", attempts_max=1, priority=-1_000_000),
+        spec("x", attempts_max=1_000, priority=1_000_000),
+        msgspec.structs.replace(spec("x"), source="s" * SOURCE_CHARS_MAX),
+    ],
+)
+def test_what_just_fits_is_a_task(task: TaskSpec) -> None:
+    """Each limit is the last value that is allowed. (What is beyond: test_submits.)"""
+    assert invalid(task) == ""
 
 
 def test_all_that_waits_counts_towards_the_bound_and_leaves_it_again() -> None:
