@@ -85,7 +85,6 @@ def test_what_cannot_be_written_stops_the_writer(tmp_path: Path) -> None:
         _write(opened, ledger_write(1, task("a")))
         opened.store.perform(WriteLedger(ledger_write(2, task("b"), TaskRow(TaskId("c"), 1, "", 0, 1 << 70, b""))))
         opened.store.perform(WriteLedger(ledger_write(3, task("d"))))
-        opened.persist(1, entry(1))
         assert "OverflowError" in opened.next(DiskFailed).reason
     with disk(tmp_path) as after:
         assert (after.recovered.mark, after.recovered.live) == (mark(1), [task("a")])
