@@ -9,6 +9,12 @@ FINISHED_MAX = 1 << 18
 """How many finished tasks are remembered (id, result, history). The oldest is forgotten when one more finishes.
 Part of the protocol: the same on every node, because it decides whether a repeated id is recognised."""
 
+VOTERS_MAX = 7
+"""More make every commit dearer, and no mesh safer than 7 do."""
+
+MEMBERS_MAX = 1_000
+"""Voters and learners together."""
+
 COMMANDS_PER_ENTRY_MAX = 512
 """Commands in one log entry at most."""
 
@@ -131,6 +137,24 @@ class DispatchConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MembershipConfig:
+    """Who is given a vote, and when one that has it loses it."""
+
+    voters_wanted: int = 5
+    """Learners that have caught up are given a vote until there are so many voters; 7 at most."""
+
+    replace_after_ms: int = 600_000
+    """A voter that has been failed for this long makes room for a learner that has caught up, if there is one."""
+
+    lag_entries_max: int = 1_000
+    """A learner has caught up when it trails the log by no more than this."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.voters_wanted <= VOTERS_MAX:
+            raise ValueError(f"need 1 <= voters_wanted <= {VOTERS_MAX}, not {self.voters_wanted}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
     """One node."""
 
@@ -141,7 +165,7 @@ class NodeConfig:
     address: str
     """HOST:PORT under which other nodes and clients reach the first of its four ports."""
     voters: tuple[tuple[str, str], ...]
-    """Founding configuration: (node id, HOST:PORT), sorted."""
+    """Founding configuration: (node id, HOST:PORT), sorted; empty for a node that joins a mesh which runs already."""
     pid: int = 0
     slots: int = 256
     """Attempts this node runs at once."""
@@ -152,3 +176,8 @@ class NodeConfig:
     raft: RaftConfig = field(default_factory=RaftConfig)
     gossip: GossipConfig = field(default_factory=GossipConfig)
     dispatch: DispatchConfig = field(default_factory=DispatchConfig)
+    membership: MembershipConfig = field(default_factory=MembershipConfig)
+    mark: str = ""
+    """Names this node's log: minted with its data directory, and never used by another."""
+    trouble: str = ""
+    """What was wrong at start, for the status; empty if nothing was."""

@@ -25,6 +25,8 @@ class NodeView(msgspec.Struct):
     last_heartbeat_ms: int
     incarnation: int
     failure_count: int = 0
+    trouble: str = ""
+    """What is wrong with it, in one sentence, as it said itself."""
 
 
 class TaskCounts(msgspec.Struct):

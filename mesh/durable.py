@@ -40,10 +40,11 @@ class HardState(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Member(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A node that takes part in the log."""
+    """A node that takes part in the log. `mark` names its log, see admission.py; empty while nobody has seen it yet."""
 
     node_id: NodeId
     address: str
+    mark: str = ""
 
 
 class Configuration(msgspec.Struct, frozen=True, array_like=True):

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from mesh.admission import Roll
 from mesh.durable import Entry, HardState, LedgerMark, LedgerWrite, TaskRow
 from mesh.ids import ClientId, FencingToken, LogIndex, NodeId, PersistToken, TaskId, Term
 from mesh.messages import AttemptOrder, Lease
@@ -156,6 +157,22 @@ class InstallSnapshot(_Effect, frozen=True):
     mark: LedgerMark
 
 
+class Admit(_Effect, frozen=True):
+    """Keep links to all members of `roll` but ourselves, and judge by it who knocks. `since` is what our own standing
+    says. Replaces the one given before; links that it does not allow are cut.
+    """
+
+    roll: Roll
+    since: LogIndex
+
+
+class Retire(_Effect, frozen=True):
+    """This process has nothing more to do here and ends, with this exit code. `why` is one sentence."""
+
+    code: int
+    why: str
+
+
 class Notice(_Effect, frozen=True):
     """Something for the operator's log. `code` is stable, `detail` is for reading."""
 
@@ -180,5 +197,7 @@ Effect: TypeAlias = (
     | CloseSnapshot
     | StageSnapshot
     | InstallSnapshot
+    | Admit
+    | Retire
     | Notice
 )

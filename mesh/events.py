@@ -37,16 +37,39 @@ class GossipReceived(_Event, frozen=True):
 
 
 class LinkUp(_Event, frozen=True):
-    """Our link to a node finished its handshake."""
+    """Our link to a node finished its handshake. `mark` names the log it keeps."""
 
     peer: NodeId
     incarnation: int
+    mark: str = ""
 
 
 class LinkDown(_Event, frozen=True):
     """Our link to a node broke. Evidence, not a verdict."""
 
     peer: NodeId
+
+
+class Knocked(_Event, frozen=True):
+    """A node that holds the secret and is not admitted (see admission.judge) wants to be let in."""
+
+    node_id: NodeId
+    address: str
+    mark: str
+
+
+class TurnedAway(_Event, frozen=True):
+    """`peer` does not let us in, by the configuration at `index`. `verdict` is an admission.Verdict."""
+
+    peer: NodeId
+    verdict: int
+    index: int
+
+
+class Leave(_Event, frozen=True):
+    """Take no more work, hand over what is held within `within_ms`, then ask for Retire."""
+
+    within_ms: int
 
 
 class ClientGone(_Event, frozen=True):
@@ -148,6 +171,9 @@ Event: TypeAlias = (
     | GossipReceived
     | LinkUp
     | LinkDown
+    | Knocked
+    | TurnedAway
+    | Leave
     | ClientGone
     | Durable
     | LedgerWritten

@@ -197,6 +197,8 @@ class Heartbeat(_Message, frozen=True, tag=20):
     applied: LogIndex
     digest: bytes
     views: tuple[PeerView, ...]
+    trouble: str = ""
+    """What is wrong with this node, in one sentence; empty while nothing is."""
 
 
 # --- leader and holders of leases -------------------------------------------------------------------------------------
@@ -267,6 +269,20 @@ class Relay(_Message, frozen=True, tag=38):
 
     client: ClientId
     data: bytes
+
+
+class Knock(_Message, frozen=True, tag=39):
+    """A node that is not in the mesh, or is there with another log, asked me to be let in; you lead."""
+
+    node_id: NodeId
+    address: str
+    mark: str
+
+
+class Departing(_Message, frozen=True, tag=40):
+    """I am about to end: give up what I still hold, and charge nobody for it."""
+
+    incarnation: int
 
 
 # --- clients ----------------------------------------------------------------------------------------------------------
@@ -378,6 +394,12 @@ class Action(IntEnum):
     """Save `value` as the checkpoint of a task (S0-28)."""
     ADD_LEARNER = 9
     """Let a node take part that has no vote: it gets the log, holds leases, gossips. Target `ID@HOST:PORT`."""
+    ADD_VOTER = 10
+    """Give a learner a vote. Answered once it has caught up and the configuration is committed."""
+    REMOVE_VOTER = 11
+    """Take a node's vote; it stays as a learner, and is not given one again of itself."""
+    FORGET = 12
+    """Remove a node for good: its log is never let in again."""
 
 
 class Order(_Message, frozen=True, tag=56):
@@ -422,6 +444,8 @@ PeerMessageBody: TypeAlias = (
     | NodeReport
     | Forward
     | Relay
+    | Knock
+    | Departing
 )
 ClientRequest: TypeAlias = SubmitTasks | WatchTasks | Ask | Order
 ClientReply: TypeAlias = Accepted | TasksRefused | TasksEnded | Answer | LeaderHint

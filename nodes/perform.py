@@ -41,6 +41,8 @@ class Performer:
             effects.Send: self._send,
             effects.Reply: lambda effect: transport.reply(effect.client, effect.data),
             effects.Publish: lambda effect: transport.publish(effect.data),
+            effects.Admit: lambda effect: None,
+            effects.Retire: lambda effect: None,
             effects.Notice: lambda effect: LOG.warning("%s: %s", effect.code, effect.detail),
         }
         self._deeds.update(dict.fromkeys(_TO_DISK, store.perform))

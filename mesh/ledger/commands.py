@@ -121,6 +121,13 @@ class ElectLeader(_Command, frozen=True, tag=14):
     term: Term
 
 
+class LeaveNode(_Command, frozen=True, tag=15):
+    """A node goes of its own accord: its leases are given back, nothing is charged, and it is no failure."""
+
+    node_id: NodeId
+    incarnation: int
+
+
 Command: TypeAlias = (
     SubmitTask
     | GrantLease
@@ -136,6 +143,7 @@ Command: TypeAlias = (
     | FailNode
     | DrainNode
     | ElectLeader
+    | LeaveNode
 )
 
 

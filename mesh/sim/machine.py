@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from mesh.config import NodeConfig
 from mesh.durable import Recovered
 from mesh.effects import (
+    Admit,
     CheckpointKept,
     CloseSnapshot,
     Effect,
@@ -25,6 +26,7 @@ from mesh.effects import (
     Publish,
     ReadSnapshot,
     Reply,
+    Retire,
     Send,
     StageSnapshot,
     StartAttempts,
@@ -353,6 +355,17 @@ class Machine:
     def _notice(self, effect: Notice) -> None:
         self._coverage.add(f"notice {effect.code}")
 
+    def _admit(self, effect: Admit) -> None:
+        self.roll = effect.roll
+
+    def _retire(self, effect: Retire) -> None:
+        self._coverage.add(f"retired {effect.code}")
+        self._schedule.after(0, self._retired, self.incarnation)
+
+    def _retired(self, incarnation: int) -> None:
+        if incarnation == self.incarnation:
+            self.crash(silent=False, keeps_permille=1_000)
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def _answer_later(self, make: Callable[[], Event | None]) -> None:
@@ -436,4 +449,6 @@ _PERFORM: dict[type, Callable[[Machine, Any], None]] = {
     ReadSnapshot: Machine._read_snapshot,
     CloseSnapshot: Machine._close_snapshot,
     Notice: Machine._notice,
+    Admit: Machine._admit,
+    Retire: Machine._retire,
 }

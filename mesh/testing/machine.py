@@ -314,6 +314,8 @@ class Machine:
             effects.Send: self._send,
             effects.Reply: self._reply,
             effects.Publish: lambda effect: self._network.publish(self.node_id, effect.data),
+            effects.Admit: lambda effect: None,  # Here everybody reaches everybody, and no disk is ever lost.
+            effects.Retire: self._retire,
             effects.Notice: lambda effect: None,  # What it tells is counted, and in the status.
             effects.StartAttempts: self._attempts.start,
             effects.StopAttempts: self._attempts.stop,
@@ -329,6 +331,9 @@ class Machine:
             effects.ReadSnapshot: self._read_snapshot,
             effects.CloseSnapshot: self._close_snapshot,
         }
+
+    def _retire(self, effect: effects.Retire) -> None:
+        self._loop.call_soon(self.stop)
 
     def _later(self, event: Event) -> None:
         self._loop.call_soon(self._tell, event)
