@@ -25,6 +25,7 @@ from mesh.transport.zeromq import Transport
 from nodes.agents import Agents, AgentsRefused
 from nodes.perform import Performer
 from nodes.settings import NodeSettings, SettingsRefused
+from nodes.stalls import STALL_MS, WatchedLoop
 from nodes.telemetry import LOG, start_logging
 
 TRANSFER_S = 1.0
@@ -122,6 +123,8 @@ class Process:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
+        if isinstance(self._loop, WatchedLoop):
+            self._loop.watch.begin()
         self._end_turn()
 
     async def _start_agents(self) -> None:
@@ -190,8 +193,16 @@ class Process:
     def _on_timer(self) -> None:
         self._timer = None
         if _now_ms() >= self._node.next_deadline_ms():
+            self._count_stalls()
             self._deliver(_DEADLINE)
         self._arm()
+
+    def _count_stalls(self) -> None:
+        """Shown with the node's own counters."""
+        if isinstance(self._loop, WatchedLoop):
+            watch = self._loop.watch
+            self._node.counters["loop_stall_ms_max"] = watch.longest_ms()
+            self._node.counters[f"loop_stalls_over_{STALL_MS}_ms"] = watch.stalls
 
     # --- beginning and end ---
 

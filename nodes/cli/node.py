@@ -65,6 +65,7 @@ def run(shared: Shared, /, config: str | None, app: tuple[str, ...], **flags: An
     """
     from nodes.lifeline import die_with_parent
     from nodes.process import run_node
+    from nodes.stalls import WatchedLoop
 
     die_with_parent()
     given = {name: value for name, value in flags.items() if value is not None}
@@ -80,7 +81,8 @@ def run(shared: Shared, /, config: str | None, app: tuple[str, ...], **flags: An
         else:
             say(f"{document['id']} serves at {document['address']} (pid {document['pid']})")
 
-    return asyncio.run(run_node(settings, on_ready=on_ready))
+    with asyncio.Runner(loop_factory=WatchedLoop) as runner:
+        return runner.run(run_node(settings, on_ready=on_ready))
 
 
 @node.command("drain")
