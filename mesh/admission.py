@@ -14,7 +14,9 @@ from mesh.ids import LogIndex, NodeId
 
 
 class Standing(msgspec.Struct, frozen=True, array_like=True):
-    """A node in its own words. `since` is the index of the latest configuration it knows that has it; 0 if none."""
+    """A node in its own words. `since` is the index of the latest configuration it knows that has its id and mark; 0 if
+    none.
+    """
 
     node_id: NodeId
     mark: str
@@ -27,6 +29,8 @@ class Roll(msgspec.Struct, frozen=True):
     index: LogIndex
     is_committed: bool
     members: tuple[Member, ...]
+    forgotten: tuple[str, ...] = ()
+    """Marks of logs that were removed or replaced."""
 
 
 class Verdict(IntEnum):
@@ -50,6 +54,8 @@ def judge(roll: Roll, standing: Standing) -> Verdict:
     known = next((member for member in roll.members if member.node_id == standing.node_id), None)
     if known is not None and known.mark in ("", standing.mark):
         return Verdict.ACCEPTED
+    if standing.mark and standing.mark in roll.forgotten:
+        return Verdict.REMOVED if roll.is_committed else Verdict.STRANGER
     if standing.since > roll.index:
         return Verdict.ACCEPTED
     if known is not None:

@@ -15,6 +15,9 @@ VOTERS_MAX = 7
 MEMBERS_MAX = 1_000
 """Voters and learners together."""
 
+FORGOTTEN_MAX = 1_000
+"""Marks of removed logs that a configuration remembers."""
+
 COMMANDS_PER_ENTRY_MAX = 512
 """Commands in one log entry at most."""
 

@@ -45,17 +45,30 @@ class Member(msgspec.Struct, frozen=True, array_like=True, gc=False):
     node_id: NodeId
     address: str
     mark: str = ""
+    held_back: bool = False
+    """By order of a person: a learner that is not given a vote of itself."""
 
 
 class Configuration(msgspec.Struct, frozen=True, array_like=True):
-    """Who counts in a quorum, as of one log index."""
+    """Who counts in a quorum, as of one log index. `forgotten` are the marks of logs that were removed or replaced, the
+    latest last: they are never let in again.
+    """
 
     voters: tuple[Member, ...]
     learners: tuple[Member, ...] = ()
+    forgotten: tuple[str, ...] = ()
 
     @property
     def voter_ids(self) -> tuple[NodeId, ...]:
         return tuple(member.node_id for member in self.voters)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Voters, then learners."""
+        return self.voters + self.learners
+
+    def member(self, node_id: NodeId) -> Member | None:
+        return next((member for member in self.members if member.node_id == node_id), None)
 
 
 class TaskRow(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -199,6 +199,8 @@ class Heartbeat(_Message, frozen=True, tag=20):
     views: tuple[PeerView, ...]
     trouble: str = ""
     """What is wrong with this node, in one sentence; empty while nothing is."""
+    mark: str = ""
+    """Names the log it keeps."""
 
 
 # --- leader and holders of leases -------------------------------------------------------------------------------------

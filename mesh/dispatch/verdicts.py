@@ -18,6 +18,8 @@ def due(ledger: Ledger, detector: Detector, reasons: dict[NodeId, str]) -> list[
     for member in detector.members():
         record = ledger.nodes.get(member.node_id)
         failed = member.health == Health.FAILED
+        if record is not None and record.left and member.incarnation <= record.incarnation:
+            continue
         if failed:
             if record is not None and record.active:
                 why = reasons.get(member.node_id, "silent")
@@ -27,6 +29,9 @@ def due(ledger: Ledger, detector: Detector, reasons: dict[NodeId, str]) -> list[
                 verdicts.append(AdmitNode(member.node_id, member.incarnation))
         elif not record.active and member.health == Health.HEALTHY and member.incarnation == record.incarnation:
             verdicts.append(AdmitNode(member.node_id, member.incarnation))
+    for node_id, record in ledger.nodes.items():
+        if record.active and detector.member(node_id) is None:
+            verdicts.append(FailNode(node_id, record.incarnation, "removed from the mesh"))
     return verdicts
 
 

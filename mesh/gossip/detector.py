@@ -73,6 +73,12 @@ class Detector:
         self._peers = {name: state for name, state in self._members.items() if name != self._node_id}
         self._set_deadline(now_ms)
 
+    def remove(self, node_id: NodeId, now_ms: int) -> None:
+        """Watch a node no longer. Our own is always watched."""
+        if node_id in self._peers:
+            del self._members[node_id], self._peers[node_id]
+            self._set_deadline(now_ms)
+
     # --- what is heard ------------------------------------------------------------------------------------------------
 
     def heard(self, heartbeat: Heartbeat, now_ms: int) -> bool:

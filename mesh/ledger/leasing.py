@@ -85,12 +85,17 @@ def release(table: Table, command: ReleaseLease, position: int) -> int:
     task = leased(table, command.task_id, command.token)
     if task is None:
         return FENCED
+    give_back(table, task, command.reason)
+    return DONE
+
+
+def give_back(table: Table, task: Task, reason: str) -> None:
+    """End a lease without a charge: the task waits again."""
     if task.state == RUNNING:
         task.attempts -= 1
     take_back(table, task)
-    table.happened(_RELEASED, task, task.node_id, command.reason)
+    table.happened(_RELEASED, task, task.node_id, reason)
     requeue(table, task, RELEASE[task.state])
-    return DONE
 
 
 def leased(table: Table, task_id: TaskId, token: FencingToken) -> Task | None:

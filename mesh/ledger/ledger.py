@@ -32,6 +32,7 @@ _HANDLERS: dict[type, Callable[[Table, Any, int], int]] = {
     commands.FailNode: verdicts.fail_node,
     commands.DrainNode: verdicts.drain,
     commands.ElectLeader: verdicts.elect,
+    commands.LeaveNode: verdicts.leave,
 }
 
 

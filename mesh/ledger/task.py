@@ -70,6 +70,7 @@ class Kind(IntEnum):
     TASK_REDRIVEN = 19
     TASK_DROPPED = 20
     COMPLETION_FENCED = 21
+    NODE_LEFT = 22
 
 
 KIND_NAMES: Final = tuple(kind.name.lower() for kind in Kind)
@@ -142,3 +143,5 @@ class NodeRecord(msgspec.Struct, array_like=True):
     """False from a FailNode until the next AdmitNode."""
     draining: bool = False
     failure_count: int = 0
+    left: bool = False
+    """This incarnation went of its own accord."""

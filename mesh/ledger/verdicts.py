@@ -1,10 +1,10 @@
-"""AdmitNode, FailNode, DrainNode, ElectLeader: what is agreed about nodes, and what becomes of the leases they hold."""
+"""AdmitNode, FailNode, LeaveNode, DrainNode, ElectLeader: what is agreed about nodes and about their leases."""
 
 from mesh.ids import NodeId
 from mesh.ledger.applied import ALREADY, DONE, UNKNOWN
-from mesh.ledger.commands import AdmitNode, DrainNode, ElectLeader, FailNode
+from mesh.ledger.commands import AdmitNode, DrainNode, ElectLeader, FailNode, LeaveNode
 from mesh.ledger.completion import bury
-from mesh.ledger.leasing import requeue, take_back
+from mesh.ledger.leasing import give_back, requeue, take_back
 from mesh.ledger.table import Table
 from mesh.ledger.task import RUNNING, Kind, NodeRecord, Task
 from mesh.ledger.transitions import LOSE
@@ -16,7 +16,7 @@ def admit(table: Table, command: AdmitNode, position: int) -> int:
     if node is None:
         table.nodes[command.node_id] = NodeRecord(command.node_id, command.incarnation)
         table.happened(Kind.NODE_JOINED, None, command.node_id)
-    elif command.incarnation < node.incarnation or (command.incarnation == node.incarnation and node.active):
+    elif not _may_return(node, command.incarnation):
         return ALREADY
     else:
         kind = Kind.NODE_RESTARTED if node.active else Kind.NODE_RECOVERED
@@ -26,8 +26,14 @@ def admit(table: Table, command: AdmitNode, position: int) -> int:
             node.draining = False
         node.incarnation = command.incarnation
         node.active = True
+        node.left = False
     table.now.nodes_changed = True
     return DONE
+
+
+def _may_return(node: NodeRecord, incarnation: int) -> bool:
+    """A later life may; the present one if it was given up, but not if it left."""
+    return incarnation > node.incarnation or (incarnation == node.incarnation and not node.active and not node.left)
 
 
 def fail_node(table: Table, command: FailNode, position: int) -> int:
@@ -44,6 +50,22 @@ def fail_node(table: Table, command: FailNode, position: int) -> int:
     table.now.nodes_changed = True
     table.happened(Kind.NODE_FAILED, None, command.node_id, command.reason)
     lose_leases(table, command.node_id, "its node failed")
+    return DONE
+
+
+def leave(table: Table, command: LeaveNode, position: int) -> int:
+    """A node goes: its leases are given back uncharged, and this incarnation of it is not admitted again."""
+    node = table.nodes.get(command.node_id)
+    if node is None:
+        return UNKNOWN
+    if node.left or command.incarnation != node.incarnation:
+        return ALREADY
+    node.active = False
+    node.left = True
+    table.now.nodes_changed = True
+    table.happened(Kind.NODE_LEFT, None, command.node_id)
+    for task in sorted(table.holder_leases(command.node_id).values(), key=_order):
+        give_back(table, task, "its node left")
     return DONE
 
 

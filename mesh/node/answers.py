@@ -191,13 +191,14 @@ class Answers:
                     role=role_in(configuration, node_id),
                     leader=node_id == self._raft.leader_id,
                     health=Health(member.health).name.lower(),
-                    admin="draining" if draining else "active",
+                    admin="left" if record is not None and record.left else "draining" if draining else "active",
                     capabilities=list(beat.capabilities) if beat is not None else [],
                     slots=beat.slots if beat is not None else 0,
                     running=len(self._ledger.holder_leases(node_id)),
                     last_heartbeat_ms=self._detector.silence_ms(node_id, now_ms),
                     incarnation=member.incarnation,
                     failure_count=record.failure_count if record is not None else 0,
+                    trouble=beat.trouble if beat is not None else "",
                 )
             )
         return views

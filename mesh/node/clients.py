@@ -11,25 +11,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mesh import documents
-from mesh.durable import EntryKind
 from mesh.effects import Channel, LoadHistory, LoadRows, Reply, Send
 from mesh.events import ClientMessage, HistoryLoaded, RowsLoaded
-from mesh.ids import ClientId, LogIndex, NodeId, TaskId
+from mesh.ids import ClientId, NodeId, TaskId
 from mesh.ledger.applied import Applied
-from mesh.ledger.commands import (
-    BY_HAND,
-    CancelTask,
-    Command,
-    DrainNode,
-    DropDeadLetter,
-    FailNode,
-    RedriveTask,
-    SaveCheckpoint,
-)
-from mesh.ledger.task import DISPATCHED, FINISHED, RUNNING, Task
+from mesh.ledger.commands import Command
+from mesh.ledger.task import FINISHED, Task
 from mesh.messages import (
     Accepted,
-    Action,
     Answer,
     Ask,
     ClientReply,
@@ -49,7 +38,6 @@ from mesh.messages import (
 )
 from mesh.node import answers, requests
 from mesh.node.requests import HERE, Client, Waiting
-from mesh.raft.configuration import with_learner
 from mesh.wire.codec import Rubbish, decode_request, decode_task, encode
 
 if TYPE_CHECKING:
@@ -57,8 +45,6 @@ if TYPE_CHECKING:
 
 NO_LEADER = "no leader is known here just now; nothing was done, try again"
 NOT_SERVING = "this node does not lead (any more); nothing was done, try again"
-CONFIGURING = "the configuration cannot be changed just now; nothing was done, try again"
-_ORDERED = frozenset({CancelTask, RedriveTask, DropDeadLetter, SaveCheckpoint, DrainNode, FailNode})
 LOADS_MAX = 10_000
 LOADED_AT_ONCE_MAX = 64
 """Rows of watched tasks that one read brings into memory; a row may weigh 3 MiB."""
@@ -87,11 +73,6 @@ class ClientDesk:
         """Our own clients, in order of arrival; those that are told of a new leader."""
         self._loads: dict[int, Load] = {}
         self._last_load = 0
-        self._orders: dict[Command, list[tuple[Client, int]]] = {}
-        """Orders proposed and not yet applied: who asked, and under which request number."""
-        self._ordering = 0
-        self._joins: dict[LogIndex, list[tuple[Client, int]]] = {}
-        """The same for configurations, by the index of their entry."""
         self._early: list[tuple[Client, WatchTasks]] = []
         """Watches that came between our election and our taking office: clients ask for them when they hear of it."""
 
@@ -157,7 +138,7 @@ class ClientDesk:
                 self.answer(client, request.request, Code.BACKPRESSURE, "too many requests wait; try again")
         else:
             assert type(request) is Order, "the fourth of four kinds of request"
-            self._order(client, request)
+            self._node.orders.order(client, request)
 
     def refuse(self, client: Client, request: ClientRequest, why: str) -> None:
         """Nobody leads, or not yet. A status question is answered all the same, marked stale."""
@@ -348,108 +329,11 @@ class ClientDesk:
         page = answers.event_page(event.batches, recent, requests.cursor(ask), requests.limit(ask))
         self._document(load.client, ask, page)
 
-    # --- orders ---
-
-    def _order(self, client: Client, order: Order) -> None:
-        """A write that is not a submit: a command, or a matter of who leads."""
-        node = self._node
-        if order.action == Action.TRANSFER:
-            self._transfer(client, order)
-            return
-        if order.action == Action.ADD_LEARNER:
-            self._add_learner(client, order)
-            return
-        dispatcher = node.leading.dispatcher
-        if self._ordering >= LOADS_MAX or (order.action == Action.REBALANCE and dispatcher.gathered >= LOADS_MAX):
-            self.answer(client, order.request, Code.BACKPRESSURE, "too many orders wait; try again")
-            return
-        if order.action == Action.REBALANCE:
-            released = node.leading.rebalance()
-            self.answer(client, order.request, Code.OK, f"{released} leases given back")
-            return
-        command = self._command(order)
-        if isinstance(command, tuple):
-            self.answer(client, order.request, *command)
-            return
-        self._ordering += 1
-        self._orders.setdefault(command, []).append((client, order.request))
-        dispatcher.command(command)
-
-    def _command(self, order: Order) -> Command | tuple[Code, str]:
-        """The command an order stands for, or why there is none."""
-        target = order.target
-        ledger = self._node.ledger
-        if order.action == Action.CANCEL:
-            return CancelTask(TaskId(target), order.reason)
-        if order.action == Action.RETRY:
-            return RedriveTask(TaskId(target))
-        if order.action == Action.DROP:
-            return DropDeadLetter(TaskId(target), order.reason)
-        if order.action == Action.CHECKPOINT:
-            task = ledger.tasks.get(TaskId(target))
-            if task is None or task.state not in (DISPATCHED, RUNNING):
-                return Code.NOT_FOUND, f"no attempt of task {target!r} runs; only a running attempt has a checkpoint"
-            return SaveCheckpoint(task.spec.task_id, task.token, BY_HAND, order.value)
-        if order.action not in (Action.DRAIN, Action.UNDRAIN, Action.RECOVER):
-            return Code.INVALID, f"unknown action {order.action}"
-        record = ledger.nodes.get(NodeId(target))
-        if record is None:
-            return Code.NOT_FOUND, f"there is no node {target!r}"
-        if order.action == Action.RECOVER:
-            return FailNode(NodeId(target), record.incarnation, order.reason or "given up by hand")
-        return DrainNode(NodeId(target), order.action == Action.DRAIN)
-
-    def _transfer(self, client: Client, order: Order) -> None:
-        raft = self._node.raft
-        if order.target == self._node.node_id:
-            self.answer(client, order.request, Code.OK, f"{order.target} leads already")
-        elif order.target not in raft.configuration.voter_ids:
-            self.answer(client, order.request, Code.NOT_FOUND, f"{order.target!r} is not a voter")
-        elif raft.transfer(NodeId(order.target), self._node.now_ms):
-            self.answer(client, order.request, Code.OK, f"leadership goes to {order.target}")
-        else:
-            self.answer(client, order.request, Code.REFUSED, "leadership cannot be handed over just now; try again")
-
-    def _add_learner(self, client: Client, order: Order) -> None:
-        """Propose the configuration with one learner more, or wait for the one that has it already."""
-        raft = self._node.raft
-        learner = requests.member(order.target)
-        if learner is None:
-            self.answer(client, order.request, Code.INVALID, f"a node is named ID@HOST:PORT, not {order.target!r}")
-            return
-        if sum(len(waiting) for waiting in self._joins.values()) >= LOADS_MAX:
-            self.answer(client, order.request, Code.BACKPRESSURE, "too many orders wait; try again")
-            return
-        configuration = with_learner(raft.configuration, learner)
-        if configuration is raft.configuration:
-            index: LogIndex | None = raft.log.configurations.index
-        else:
-            index = raft.propose(EntryKind.CONFIGURATION, encode(configuration), self._node.now_ms)
-        if index is None:
-            self.answer(client, order.request, Code.UNAVAILABLE, CONFIGURING)
-        elif index <= self._node.ledger.applied_index:
-            self.answer(client, order.request, Code.OK, f"{learner.node_id} takes part already")
-        else:
-            self._joins.setdefault(index, []).append((client, order.request))
-
-    def configured(self, index: LogIndex) -> None:
-        """A configuration is committed: tell whoever waited for it."""
-        for client, request in self._joins.pop(index, ()):
-            self.answer(client, request, Code.OK, "done")
-
     def applied(self, applied: Applied, commands: list[Command]) -> None:
         """An entry of this office was applied: tell whoever waited for it."""
         for client, reply in self.waiting.applied(applied, self._node.ledger):
             self.tell(client, reply)
-        if not self._orders:
-            return
-        for position, command in enumerate(commands):
-            if type(command) in _ORDERED:
-                has_ended = getattr(command, "task_id", None) in self._node.ledger.finished
-                code, text = requests.order_answer(applied.outcomes[position], has_ended=has_ended)
-                for client, request in self._orders.pop(command, ()):
-                    self._ordering -= 1
-                    self.answer(client, request, code, text)
+        self._node.orders.applied(applied, commands)
 
     # --- office and out ---
 
@@ -463,9 +347,7 @@ class ClientDesk:
         """Whoever waits for an answer is told that there is none, unless the outcome is unknown."""
         for client, ask in self.waiting.clear():
             self.answer(client, ask.request, Code.UNAVAILABLE, NOT_SERVING)
-        self._orders.clear()
-        self._ordering = 0
-        self._joins.clear()
+        self._node.orders.leave_office()
 
     def read_failed(self, read_id: int) -> None:
         for client, ask in self.waiting.take_read(read_id):

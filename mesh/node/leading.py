@@ -81,6 +81,7 @@ class Leading:
         self._deciding.clear()
         self._mismatches.clear()
         self._node.clients.leave_office()
+        self._node.membership.leave_office()
         self._node.out.extend(self._node.transfers.close_all())
 
     # --- proposing ---

@@ -20,9 +20,11 @@ from mesh.messages import (
     Append,
     AppendReply,
     CheckpointReport,
+    Departing,
     Forward,
     Grants,
     Heartbeat,
+    Knock,
     NodeReport,
     PreVote,
     PreVoteReply,
@@ -43,8 +45,10 @@ from mesh.node.behind import Behind
 from mesh.node.clients import ClientDesk
 from mesh.node.holding import Holding
 from mesh.node.leading import Leading
+from mesh.node.leaving import Leaving
+from mesh.node.membership import Membership
+from mesh.node.orders import Orders
 from mesh.node.transfers import Transfers
-from mesh.raft.configuration import member_ids
 from mesh.raft.replica import NO_OUTPUT, Replica
 from mesh.wire.codec import Rubbish, decode_heartbeat, decode_peer, decode_summary, decode_task, encode
 
@@ -65,8 +69,6 @@ class Node:
         self.out: list[Effect] = []
         self.counters: dict[str, int] = {}
         founding = Configuration(tuple(Member(NodeId(name), address) for name, address in config.voters))
-        members = [(member.node_id, member.address) for member in founding.voters]
-        self._configuration = founding
         self.raft = Replica(
             node_id=self.node_id,
             config=config.raft,
@@ -75,7 +77,10 @@ class Node:
             configuration_data=encode(founding),
             rng=Random(rng.getrandbits(64)),
             now_ms=now_ms,
+            mark=config.mark,
         )
+        self._configuration = self.raft.configuration
+        members = [(member.node_id, member.address) for member in self._configuration.members]
         self.ledger = Ledger()
         self._restore(recovered)
         self.detector = Detector(config.gossip, self.node_id, config.cluster, members, now_ms)
@@ -85,6 +90,10 @@ class Node:
         self.holding = Holding(self)
         self.answers = Answers(config, self.raft, self.ledger, self.detector, self.leading.dispatcher)
         self.clients = ClientDesk(self)
+        self.orders = Orders(self)
+        self.membership = Membership(self)
+        self.leaving = Leaving(self)
+        self.trouble = config.trouble
         self._sequence = 0
         self._told: tuple[Term, NodeId | None] = (Term(0), None)
         self._beat_ms = now_ms
@@ -113,6 +122,7 @@ class Node:
             self.behind.next_deadline_ms(),
             self.transfers.next_deadline_ms(),
             self.holding.next_deadline_ms(),
+            self.leaving.next_deadline_ms(),
             self._queue_due_ms(),
         ):
             if other is not None and other < deadline_ms:
@@ -146,6 +156,7 @@ class Node:
         self.clients.answer_ready()
         if raft.configuration is not self._configuration:
             self._members_changed()
+        self.membership.look()
         told = (raft.term, raft.leader_id)
         if told != self._told:
             self._told = told
@@ -158,7 +169,7 @@ class Node:
         if entry.kind != EntryKind.COMMANDS:
             self.ledger.skip(entry.index, entry.term, entry.data)
             if entry.kind == EntryKind.CONFIGURATION:
-                self.clients.configured(entry.index)
+                self.orders.configured(entry.index)
             return
         batch = self.leading.batch_of(entry)
         applied = self.ledger.apply(entry.index, entry.term, batch, entry.data)
@@ -169,10 +180,13 @@ class Node:
     def _members_changed(self) -> None:
         """Another configuration is in force: watch whoever came. If that is us, tell everybody at once that we are."""
         before, self._configuration = self._configuration, self.raft.configuration
-        for member in self._configuration.voters + self._configuration.learners:
+        for member in self._configuration.members:
             self.detector.add(member.node_id, member.address, self.now_ms)
-        if self.node_id in member_ids(self._configuration) and self.node_id not in member_ids(before):
-            self._publish()
+        for gone in before.members:
+            if self._configuration.member(gone.node_id) is None:
+                self.detector.remove(gone.node_id, self.now_ms)
+        if self._configuration.member(self.node_id) is not None and before.member(self.node_id) is None:
+            self.publish()
 
     def _leader_changed(self) -> None:
         self.clients.leader_changed()
@@ -197,8 +211,9 @@ class Node:
         self.raft.tick(now_ms)
         self.leading.changed(self.detector.tick(now_ms))
         if now_ms >= self._beat_ms or self.detector.take_urgent():
-            self._publish()
+            self.publish()
         self.holding.tick(now_ms)
+        self.leaving.tick(now_ms)
         self.out.extend(self.transfers.tick(now_ms))
         self._end_turn()
 
@@ -215,7 +230,7 @@ class Node:
 
     # --- gossip ---
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
         """Tell everybody how we are."""
         now_ms = self.now_ms
         self._beat_ms = now_ms + self.config.gossip.beat_ms
@@ -231,7 +246,7 @@ class Node:
             pid=config.pid,
             slots=config.slots,
             running=self.holding.running_count,
-            draining=False,
+            draining=self.leaving.is_leaving,
             capabilities=self.holding.capabilities,
             labels=config.labels,
             held=tuple(held[:HELD_MAX]),
@@ -242,6 +257,8 @@ class Node:
             applied=self.ledger.applied_index,
             digest=self.ledger.digest,
             views=self.detector.views(),
+            trouble=self.trouble,
+            mark=config.mark,
         )
         own = self.detector.member(self.node_id)
         assert own is not None, "the detector knows its own node"
@@ -250,6 +267,7 @@ class Node:
         self.leading.heard(self.node_id, len(held))
         self.leading.judge()
         self.leading.ask_reports()
+        self.membership.check()
 
     def _on_gossip(self, event: events.GossipReceived) -> None:
         try:
@@ -257,7 +275,9 @@ class Node:
         except Rubbish as error:
             self.count_rubbish("gossip", str(error))
             return
-        if not self.detector.heard(heartbeat, self.now_ms):
+        member = self._configuration.member(heartbeat.node_id)
+        is_other = member is not None and member.mark and heartbeat.mark and member.mark != heartbeat.mark
+        if is_other or not self.detector.heard(heartbeat, self.now_ms):
             self.count("heartbeats_dropped")
             return
         self._compare(heartbeat)
@@ -266,7 +286,7 @@ class Node:
         self.leading.heard(heartbeat.node_id, heartbeat.held_total)
         self.leading.judge()
         if self.detector.take_urgent():
-            self._publish()
+            self.publish()
 
     def _compare(self, heartbeat: Heartbeat) -> None:
         """Tables must agree at every index. Who is wrong cannot be told from here, so the operator is told instead."""
@@ -281,6 +301,7 @@ class Node:
     def _on_link_up(self, event: events.LinkUp) -> None:
         self.detector.link_up(event.peer, Incarnation(event.incarnation), self.now_ms)
         self.raft.link_up(event.peer, self.now_ms)
+        self.membership.link_up(event.peer, event.mark)
         if event.peer in self.leading.dispatcher.unreported():
             self.leading.ask_report(event.peer)
 
@@ -288,7 +309,7 @@ class Node:
         self.detector.link_down(event.peer, self.now_ms)
         self.raft.link_down(event.peer, self.now_ms)
         if self.detector.take_urgent():
-            self._publish()
+            self.publish()
 
     # --- messages of nodes ---
 
@@ -343,18 +364,21 @@ class Node:
         """What is on disk is not known any more: never vote or lead again."""
         self.raft.disk_failed()
         self.out.append(Notice("disk_failed", event.reason))
+        self.trouble = f"The disk failed: {event.reason}"
+        self.publish()
 
     # --- odds and ends of the shell ---
 
     def _on_agents(self, event: events.AgentsReady) -> None:
         if event.capabilities != self.holding.capabilities:
             self.holding.capabilities = event.capabilities
-            self._publish()
+            self.publish()
 
     def address_of(self, node_id: NodeId) -> str:
-        """Where a node that takes part listens: HOST:PORT."""
+        """Where a node listens: HOST:PORT. Empty if it is not known here: our configuration may be out of date."""
         member = self.detector.member(node_id)
-        assert member is not None, "whoever takes part is watched"
+        if member is None:
+            return ""
         return member.address if member.last is None else member.last.address
 
     def count(self, what: str, how_many: int = 1) -> None:
@@ -379,6 +403,9 @@ class Node:
             events.GossipReceived: self._on_gossip,
             events.LinkUp: self._on_link_up,
             events.LinkDown: self._on_link_down,
+            events.Knocked: self.membership.knocked,
+            events.TurnedAway: self.membership.turned_away,
+            events.Leave: self.leaving.asked,
             events.ClientGone: lambda event: self.clients.gone(event.client),
             events.Durable: lambda event: self.raft.durable(event.token, self.now_ms),
             events.LedgerWritten: self._on_ledger_written,
@@ -410,6 +437,8 @@ class Node:
             NodeReport: self.leading.on_node_report,
             Forward: self.clients.forwarded,
             Relay: lambda peer, message: self.clients.relayed(message),
+            Knock: self.membership.on_knock,
+            Departing: self.leaving.on_departing,
             SnapshotOffer: self._on_offer,
             SnapshotPull: self._on_pull,
             SnapshotChunk: self._on_chunk,

@@ -4,8 +4,11 @@ A configuration takes effect when its entry is appended, committed or not, and l
 history below is a part of the log and is cut by the function that cuts the log, so the roll-back cannot be forgotten.
 """
 
+from collections.abc import Mapping
+
 import msgspec
 
+from mesh.config import FORGOTTEN_MAX
 from mesh.durable import Configuration, Member
 from mesh.ids import LogIndex, NodeId
 
@@ -33,16 +36,85 @@ def member_ids(configuration: Configuration) -> tuple[NodeId, ...]:
 
 
 def is_single_change(old: Configuration, new: Configuration) -> bool:
-    """At most one voter comes or goes: any two majorities of the two then share a node. Learners change freely."""
-    return len(set(old.voter_ids) ^ set(new.voter_ids)) <= 1
+    """At most one voter comes or goes: any two majorities of the two then share a node. Learners change freely.
+
+    A voter with another log is another voter, so it cannot stay one by a single change.
+    """
+    if len(set(old.voter_ids) ^ set(new.voter_ids)) > 1:
+        return False
+    marks = {member.node_id: member.mark for member in old.voters}
+    return all(marks.get(member.node_id, "") in ("", member.mark) for member in new.voters)
+
+
+# --- what can be changed: each answers the same configuration if there is nothing to change ---------------------------
 
 
 def with_learner(configuration: Configuration, learner: Member) -> Configuration:
-    """The same with one learner more, or with another address for it; itself if there is nothing to change."""
-    if learner in configuration.learners or learner.node_id in configuration.voter_ids:
+    """With one learner more, or another address for it. If its id is there with another mark, that member is replaced
+    and its log forgotten; a vote goes with it.
+    """
+    known = configuration.member(learner.node_id)
+    if known is None:
+        return _made(configuration, configuration.voters, (*configuration.learners, learner))
+    if learner.mark in ("", known.mark) or not known.mark:
+        if learner.node_id in configuration.voter_ids or known.address == learner.address:
+            return configuration
+        moved = Member(known.node_id, learner.address, known.mark, known.held_back)
+        return _made(configuration, configuration.voters, (*_without(configuration.learners, known.node_id), moved))
+    voters, learners = (_without(part, known.node_id) for part in (configuration.voters, configuration.learners))
+    return _made(configuration, voters, (*learners, learner), known.mark)
+
+
+def with_voter(configuration: Configuration, node_id: NodeId) -> Configuration:
+    """A learner is given a vote."""
+    learner = next((member for member in configuration.learners if member.node_id == node_id), None)
+    if learner is None:
         return configuration
-    others = tuple(member for member in configuration.learners if member.node_id != learner.node_id)
-    return Configuration(configuration.voters, (*others, learner))
+    voter = Member(learner.node_id, learner.address, learner.mark)
+    return _made(configuration, (*configuration.voters, voter), _without(configuration.learners, node_id))
+
+
+def without_vote(configuration: Configuration, node_id: NodeId, *, held_back: bool) -> Configuration:
+    """A voter becomes a learner. `held_back`: by order, so that it, or one that is a learner already, stays one."""
+    known = configuration.member(node_id)
+    if known is None or (node_id not in configuration.voter_ids and known.held_back >= held_back):
+        return configuration
+    learner = Member(known.node_id, known.address, known.mark, held_back)
+    voters, learners = (_without(part, node_id) for part in (configuration.voters, configuration.learners))
+    return _made(configuration, voters, (*learners, learner))
+
+
+def without(configuration: Configuration, node_id: NodeId) -> Configuration:
+    """A node is removed, and its log forgotten."""
+    known = configuration.member(node_id)
+    if known is None:
+        return configuration
+    voters, learners = (_without(part, node_id) for part in (configuration.voters, configuration.learners))
+    return _made(configuration, voters, learners, known.mark)
+
+
+def with_marks(configuration: Configuration, marks: Mapping[NodeId, str]) -> Configuration:
+    """Members whose log had no name yet are given the one they say it has."""
+    if all(member.mark or not marks.get(member.node_id) for member in configuration.members):
+        return configuration
+
+    def named(member: Member) -> Member:
+        mark = member.mark or marks.get(member.node_id, "")
+        return Member(member.node_id, member.address, mark, member.held_back)
+
+    voters, learners = (tuple(map(named, part)) for part in (configuration.voters, configuration.learners))
+    return _made(configuration, voters, learners)
+
+
+def _without(part: tuple[Member, ...], node_id: NodeId) -> tuple[Member, ...]:
+    return tuple(member for member in part if member.node_id != node_id)
+
+
+def _made(
+    before: Configuration, voters: tuple[Member, ...], learners: tuple[Member, ...], forgotten: str = ""
+) -> Configuration:
+    marks = (*before.forgotten, forgotten) if forgotten else before.forgotten
+    return Configuration(voters, learners, marks[-FORGOTTEN_MAX:])
 
 
 class ConfigurationHistory:
@@ -70,6 +142,20 @@ class ConfigurationHistory:
     def at(self, index: LogIndex) -> Configuration:
         """The one in force as of the entry at `index`, which is not before the oldest one known."""
         return next((known for since, known in reversed(self._history) if since <= index), self._history[0][1])
+
+    def since(self, node_id: NodeId, mark: str, *, by_name: bool) -> LogIndex:
+        """Index of the latest one known that has this node with this log; 0 if none. `by_name`: a member whose log has
+        no name yet is taken for it.
+        """
+        for index, known in reversed(self._history):
+            member = known.member(node_id)
+            if member is not None and (member.mark == mark or (by_name and not member.mark)):
+                return index
+        return LogIndex(0)
+
+    @property
+    def oldest_index(self) -> LogIndex:
+        return self._history[0][0]
 
     def truncate(self, from_index: LogIndex) -> None:
         """The log was cut from `from_index` on. The oldest known configuration is committed and never cut."""

@@ -37,6 +37,7 @@ def may_campaign(s: ReplicaState, now_ms: int) -> bool:
     """Whether we could hold office: a voter in good health."""
     return (
         s.is_voter
+        and not s.is_barred
         and not s.is_disk_failed
         and not s.is_installing
         and not s.journal.is_stalled(now_ms, s.config.disk_stall_ms_max)
@@ -150,7 +151,8 @@ def _count(s: ReplicaState, now_ms: int) -> None:
 def on_pre_vote(s: ReplicaState, sender: NodeId, message: PreVote, now_ms: int) -> None:
     """Would we vote for it? Nothing changes here but the answer queued."""
     is_free = message.term > s.term or (message.term == s.term and s.voted_for in (None, sender))
-    granted = is_free and not has_live_leader(s, now_ms) and s.log.is_up_to_date(message.last_index, message.last_term)
+    is_free = is_free and s.may_promise and not has_live_leader(s, now_ms)
+    granted = is_free and s.log.is_up_to_date(message.last_index, message.last_term)
     s.send(sender, PreVoteReply(message.term if granted else s.term, granted))
 
 
@@ -173,6 +175,7 @@ def on_vote(s: ReplicaState, sender: NodeId, message: Vote, now_ms: int) -> None
         become_follower(s, message.term, None, now_ms)
     granted = (
         message.term == s.term
+        and s.may_promise
         and (s.voted_for == sender or (s.voted_for is None and s.leader_id is None))
         and s.log.is_up_to_date(message.last_index, message.last_term)
     )

@@ -27,6 +27,7 @@ class Progress:
         "_in_flight",
         "bytes_in_flight",
         "is_paused",
+        "mark",
         "match",
         "next",
         "replied_ms",
@@ -37,6 +38,8 @@ class Progress:
 
     def __init__(self, next_index: LogIndex, now_ms: int) -> None:
         self.state = ProgressState.PROBE
+        self.mark = ""
+        """Names the log that all this is about."""
         self.match = LogIndex(0)
         """Everything up to here is on the follower's disk and agrees with our log."""
         self.next = next_index

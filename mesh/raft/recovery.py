@@ -15,7 +15,17 @@ def is_fresh(recovered: Recovered) -> bool:
 
 
 def founding_log(founding: Configuration, configuration_data: bytes) -> Log:
-    """The log every founding member begins with: one entry, the same everywhere, and so committed."""
+    """The log every founding member begins with: one entry, the same everywhere, and so committed. Who joins later
+    begins with none.
+    """
+    if not founding.voters:
+        return Log(
+            before_index=LogIndex(0),
+            before_term=Term(0),
+            entries=[],
+            configuration=founding,
+            configuration_index=LogIndex(0),
+        )
     entry = Entry(FOUNDING_INDEX, FOUNDING_TERM, EntryKind.CONFIGURATION, configuration_data)
     return Log(
         before_index=LogIndex(0),

@@ -34,6 +34,8 @@ __all__ = ["NEVER_MS", "NO_OUTPUT", "Outgoing", "RaftOutput", "Replica", "Role"]
 NEVER_MS = 1 << 62
 """A deadline that does not come."""
 
+_OF_STRANGERS = frozenset({Append, Vote, PreVote})
+
 
 class Replica:
     """One member's part in the log. See the module for who calls what."""
@@ -50,8 +52,11 @@ class Replica:
         configuration_data: bytes,
         rng: Random,
         now_ms: int,
+        mark: str = "",
     ) -> None:
-        """`configuration_data` is `founding`, encoded; a fresh disk's log begins with it."""
+        """`configuration_data` is `founding`, encoded; a fresh disk's log begins with it. If `founding` has no voters,
+        the log begins empty, and everything in it comes from whoever leads. `mark` names this log.
+        """
         fresh = recovery.is_fresh(recovered)
         if fresh:
             log = recovery.founding_log(founding, configuration_data)
@@ -72,6 +77,7 @@ class Replica:
             voted_for=voted_for,
             commit_index=max(applied, min(log.last_index, recovery.FOUNDING_INDEX)),
             handed_index=applied,
+            mark=mark,
         )
         if fresh:
             s.journal.hard_state_changed()
@@ -82,15 +88,17 @@ class Replica:
     # --- what the world says ------------------------------------------------------------------------------------------
 
     def receive(self, sender: NodeId, message: RaftMessage, now_ms: int) -> None:
-        """A peer said `message`. Doubled, late and reordered ones are harmless; strangers are dropped and counted."""
+        """A peer said `message`. Doubled, late and reordered ones are harmless; strangers are dropped and counted, but
+        for appends and requests for votes: our configuration may be the one that is out of date (thesis 4.1, 4.2.2).
+        """
         s = self._s
         s.now_ms = now_ms
         if s.is_disk_failed:
             return
-        if sender not in s.log.configurations.members or sender == s.node_id:
+        kind = type(message)
+        if sender == s.node_id or (sender not in s.log.configurations.members and kind not in _OF_STRANGERS):
             s.dropped += 1
             return
-        kind = type(message)
         if kind is AppendReply:
             replication.on_append_reply(s, sender, message, now_ms)  # type: ignore[arg-type]
         elif kind is Append:
@@ -148,6 +156,17 @@ class Replica:
         election.become_follower(s, s.term, None, s.now_ms)
         s.outgoing = []
         s.is_disk_failed = True
+
+    def bar(self) -> None:
+        """The mesh knows our id with another log. Neither vote nor campaign until it has taken this one in."""
+        s = self._s
+        if not s.is_barred:
+            election.become_follower(s, s.term, None, s.now_ms)
+            s.is_barred = True
+
+    def unbar(self) -> None:
+        """The configuration in force has this very log."""
+        self._s.is_barred = False
 
     def link_down(self, peer: NodeId, now_ms: int) -> None:
         """The link to `peer` broke, and what was under way on it is lost."""
@@ -323,6 +342,16 @@ class Replica:
     def configuration(self) -> Configuration:
         """The one in force, committed or not."""
         return self._s.log.configurations.latest
+
+    @property
+    def configuration_index(self) -> LogIndex:
+        """Where in the log it stands."""
+        return self._s.log.configurations.index
+
+    @property
+    def is_configuring(self) -> bool:
+        """Whether it is not committed yet, and so no other may follow."""
+        return self._s.log.configurations.index > self._s.commit_index
 
     def configuration_at(self, index: LogIndex) -> Configuration:
         """The one in force as of the entry at `index`: committed, if the entry is."""

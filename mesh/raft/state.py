@@ -47,6 +47,8 @@ class ReplicaState:
     commit_index: LogIndex
     handed_index: LogIndex
     """Last entry that left through RaftOutput.committed."""
+    mark: str = ""
+    """Names our log, see admission.py."""
 
     role: Role = Role.FOLLOWER
     leader_id: NodeId | None = None
@@ -62,6 +64,8 @@ class ReplicaState:
     """We overslept once since the leader was last heard, and gave it another timeout; it gets no third."""
     is_disk_failed: bool = False
     is_installing: bool = False
+    is_barred: bool = False
+    """The mesh knows our id with another log: what that one promised does not bind us, so our vote must not count."""
     dropped: int = 0
     """Messages that no correct member sends, or from nobody we know."""
 
@@ -103,7 +107,20 @@ class ReplicaState:
 
     @property
     def is_voter(self) -> bool:
-        return self.node_id in self.log.configurations.voter_ids
+        """Whether the configuration in force gives this node, with this log, a vote."""
+        configurations = self.log.configurations
+        return self.node_id in configurations.voter_ids and not self.is_replaced
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether our id stands in the configuration with another log."""
+        member = self.log.configurations.latest.member(self.node_id)
+        return member is not None and member.mark not in ("", self.mark)
+
+    @property
+    def may_promise(self) -> bool:
+        """Whether our vote may be given."""
+        return not self.is_barred and not self.is_replaced
 
     def set_term_and_vote(self, term: Term, voted_for: NodeId | None) -> None:
         """The only way term and vote change. A term never falls, and a vote once given stays for its term."""
@@ -133,10 +150,12 @@ class ReplicaState:
 
     def sync_peers(self) -> None:
         """Keep one progress for each other member of the configuration in force."""
-        configuration = self.log.configurations.latest
-        old = self.peers
-        self.peers = {
-            member.node_id: old.get(member.node_id) or Progress(LogIndex(self.log.last_index + 1), self.now_ms)
-            for member in configuration.voters + configuration.learners
-            if member.node_id != self.node_id
-        }
+        old, self.peers = self.peers, {}
+        for member in self.log.configurations.latest.members:
+            if member.node_id == self.node_id:
+                continue
+            progress = old.get(member.node_id)
+            if progress is None or (progress.mark and progress.mark != member.mark):
+                progress = Progress(LogIndex(self.log.last_index + 1), self.now_ms)
+            progress.mark = member.mark
+            self.peers[member.node_id] = progress

@@ -14,7 +14,7 @@ from mesh.app import Mesh
 from mesh.client import Handle, MeshClient
 from mesh.client.courier import Courier
 from mesh.client.links import Link, LinkEvents
-from mesh.config import DispatchConfig, GossipConfig, NodeConfig
+from mesh.config import DispatchConfig, GossipConfig, MembershipConfig, NodeConfig
 from mesh.dispatch.placement import Candidate
 from mesh.durable import TaskRow
 from mesh.ids import TaskId
@@ -26,6 +26,8 @@ from mesh.wire.codec import decode_task
 
 START_TIMEOUT_S = 10.0
 SUBMIT_TIMEOUT_S = 30.0
+
+NEVER_MS = 1 << 40
 
 _DOCUMENTS: dict[Question, type[msgspec.Struct]] = {
     Question.STATUS: documents.Status,
@@ -167,6 +169,7 @@ class LocalMesh:
             slots=slots,
             gossip=self._gossip,
             dispatch=self._dispatch,
+            membership=MembershipConfig(voters_wanted=max(1, len(self._voters)), replace_after_ms=NEVER_MS),
         )
 
     # --- nodes ---

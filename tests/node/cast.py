@@ -7,7 +7,7 @@ import heapq
 from random import Random
 
 from mesh import effects, events
-from mesh.config import NodeConfig
+from mesh.config import MembershipConfig, NodeConfig
 from mesh.durable import Recovered
 from mesh.events import Event
 from mesh.ids import ClientId, NodeId, TaskId, Term
@@ -45,7 +45,15 @@ class Stage:
         self.run(2_000)
 
     def start(self, name: NodeId, capabilities: tuple[str, ...] = (), recovered: Recovered = FRESH) -> None:
-        config = NodeConfig(node_id=name, cluster="c", incarnation=1, address=f"{name}:1", voters=self.voters, slots=2)
+        config = NodeConfig(
+            node_id=name,
+            cluster="c",
+            incarnation=1,
+            address=f"{name}:1",
+            voters=self.voters,
+            slots=2,
+            membership=MembershipConfig(voters_wanted=len(self.voters)),
+        )
         self.nodes[name] = Node(config, recovered, Random(f"7/{name}"), self.now_ms)
         self.say(name, events.AgentsReady(capabilities))
 

@@ -107,7 +107,7 @@ def test_well_formed_messages_that_make_no_sense_are_counted_too() -> None:
     """From a stranger, from ourselves, for another mesh, from a past term: dropped; status says how often."""
     trio = settled()
     stranger = NodeId("zoe")
-    trio.tell(ANA, stranger, PreVote(Term(99), LogIndex(99), Term(99)))
+    trio.tell(ANA, stranger, VoteReply(Term(99), True))
     trio.tell(ANA, ANA, Vote(Term(99), LogIndex(99), Term(99), False))
     order = AttemptOrder(TaskId("t"), FencingToken(99), 1, "code", b"", b"")
     trio.tell(ANA, BEN, Grants(Term(1), 1, [order, order]))

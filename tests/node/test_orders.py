@@ -19,7 +19,7 @@ from mesh.messages import (
     SubmitTasks,
     TasksEnded,
 )
-from mesh.node import clients
+from mesh.node import orders
 from mesh.node.requests import member
 from tests.node.client import Client, spec
 from tests.node.trio import ALL, ANA, BEN, EVA, Trio, lease, settled
@@ -220,7 +220,7 @@ def test_only_what_runs_has_a_checkpoint_to_save() -> None:
         assert ordered(trio, client, Action.CHECKPOINT, name, value=b"\x01") == [(Code.NOT_FOUND, text)]
 
 
-@pytest.mark.parametrize("action", [10, 99, -1])
+@pytest.mark.parametrize("action", [13, 99, -1])
 @pytest.mark.parametrize("target", ["", "ana", "t1"])
 def test_an_unknown_action_is_invalid_whatever_its_target(action: int, target: str) -> None:
     trio, client = one_runs_one_is_dead()
@@ -266,7 +266,7 @@ def test_an_order_whose_fate_is_not_known_is_not_answered() -> None:
 
 def test_no_more_orders_wait_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same order again and again counts each time. One that nobody waits for any more makes room."""
-    monkeypatch.setattr(clients, "LOADS_MAX", 2)
+    monkeypatch.setattr(orders, "ORDERS_MAX", 2)
     trio, client = one_runs_one_is_dead()
     ana = trio.client(ANA)
     trio.cut(BEN, ANA)
@@ -288,14 +288,14 @@ def test_rebalance_is_refused_while_what_was_given_back_has_not_left() -> None:
     trio, _ = one_runs_one_is_dead()
     client = trio.client(ANA)
     dispatcher = trio[ANA].node.leading.dispatcher
-    for _ in range(clients.LOADS_MAX):
+    for _ in range(orders.ORDERS_MAX):
         dispatcher.submit(spec("x"))
     asked = client.order(Action.REBALANCE)
     assert client.answers(asked) == [(Code.BACKPRESSURE, "too many orders wait; try again")]
 
 
 def test_a_learner_beyond_the_bound_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "LOADS_MAX", 1)
+    monkeypatch.setattr(orders, "ORDERS_MAX", 1)
     trio = settled()
     client = trio.client(ANA)
     trio.cut(ANA)

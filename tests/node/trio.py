@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from mesh.config import DispatchConfig, GossipConfig, NodeConfig, RaftConfig
 from mesh.effects import (
+    Admit,
     CheckpointKept,
     CloseSnapshot,
     Effect,
@@ -24,6 +25,7 @@ from mesh.effects import (
     Publish,
     ReadSnapshot,
     Reply,
+    Retire,
     Send,
     StageSnapshot,
     StartAttempts,
@@ -94,6 +96,8 @@ class Host:
         self.stopped: list[Lease] = []
         self.kept: list[CheckpointKept] = []
         self.notices: list[Notice] = []
+        self.admits: list[Admit] = []
+        self.retired: list[Retire] = []
         self.performed: list[Effect] = []
 
     @property
@@ -375,6 +379,10 @@ class Trio:
                 host.kept.append(effect)
             case Notice():
                 host.notices.append(effect)
+            case Admit():
+                host.admits.append(effect)
+            case Retire():
+                host.retired.append(effect)
             case CloseSnapshot():
                 host.snapshots.pop(effect.transfer, None)
             case LoadRows() | LoadHistory() | OpenSnapshot() | ReadSnapshot():

@@ -6,7 +6,7 @@ from mesh.config import RaftConfig
 from mesh.durable import HardState
 from mesh.effects import NOTHING, Persist
 from mesh.ids import LogIndex, NodeId, PersistToken, Term
-from mesh.messages import Append, PreVote, SnapshotPull
+from mesh.messages import Append, PreVote, RaftMessage, SnapshotPull, VoteReply
 from mesh.raft.replica import NEVER_MS, NO_OUTPUT, Role
 from tests.raft.cast import (
     ANA,
@@ -196,12 +196,22 @@ def test_a_learner_becomes_a_voter() -> None:
 # --- hearing ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sender", ["zoe", "ben"], ids=["a stranger", "itself"])
-def test_who_is_no_other_member_is_not_heard(sender: str) -> None:
+@pytest.mark.parametrize(
+    ("sender", "message"), [("zoe", VoteReply(Term(9), True)), ("ben", vote(9))], ids=["a stranger", "itself"]
+)
+def test_who_is_no_other_member_is_not_heard(sender: str, message: RaftMessage) -> None:
     ben = follower(TRIO)
     ben.take()
-    ben.receive(NodeId(sender), vote(9), 0)
+    ben.receive(NodeId(sender), message, 0)
     assert (ben.dropped, ben.term, ben.take()) == (1, 1, NO_OUTPUT)
+
+
+def test_a_stranger_is_heard_when_it_asks_for_a_vote_or_leads() -> None:
+    """Ben's configuration may be the one that is out of date: without zoe he might wait for ever (thesis 4.2.2)."""
+    ben = follower(TRIO)
+    ben.take()
+    ben.receive(NodeId("zoe"), vote(9), 0)
+    assert (ben.dropped, ben.term, ben.voted_for) == (0, 9, "zoe")
 
 
 def test_what_is_not_rafts_is_dropped() -> None:
