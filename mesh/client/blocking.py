@@ -132,6 +132,15 @@ class BlockingMesh:
     def transfer(self, node_id: str) -> None:
         self._run(self._client.transfer(node_id))
 
+    def add_voter(self, node_id: str) -> None:
+        self._run(self._client.add_voter(node_id))
+
+    def remove_voter(self, node_id: str) -> None:
+        self._run(self._client.remove_voter(node_id))
+
+    def forget(self, node_id: str) -> None:
+        self._run(self._client.forget(node_id))
+
     def drain(self, node_id: str, reason: str = "") -> None:
         self._run(self._client.drain(node_id, reason))
 

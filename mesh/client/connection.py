@@ -246,6 +246,18 @@ class MeshClient:
         """Make this node the leader. Raises NotFound, Refused."""
         await self._courier.order(Action.TRANSFER, node_id, timeout_s=timeout)
 
+    async def add_voter(self, node_id: str, *, timeout: float | None = None) -> None:
+        """Give a node a vote; returns once it has caught up and has it. Raises NotFound, Refused."""
+        await self._courier.order(Action.ADD_VOTER, node_id, timeout_s=timeout)
+
+    async def remove_voter(self, node_id: str, *, timeout: float | None = None) -> None:
+        """Take a node's vote; it goes on as a learner, until it is given one again. Raises NotFound, Refused."""
+        await self._courier.order(Action.REMOVE_VOTER, node_id, timeout_s=timeout)
+
+    async def forget(self, node_id: str, *, timeout: float | None = None) -> None:
+        """Remove a node for good: its process ends, its data is never let in again. Raises NotFound, Refused."""
+        await self._courier.order(Action.FORGET, node_id, timeout_s=timeout)
+
     async def drain(self, node_id: str, reason: str = "", *, timeout: float | None = None) -> None:
         """Give a node no more work. Raises NotFound."""
         await self._courier.order(Action.DRAIN, node_id, reason, timeout_s=timeout)

@@ -9,7 +9,7 @@ import click
 from nodes.cli.bulk import each
 from nodes.cli.command import OK, MeshGroup, Shared
 from nodes.cli.printing import clock, print_json, print_table, say
-from nodes.cli.session import read, talk
+from nodes.cli.session import read, stale_option, talk
 from nodes.cli.task import print_task
 
 if TYPE_CHECKING:
@@ -29,13 +29,16 @@ def dlq() -> None:
 @dlq.command("list")
 @click.option("--limit", type=click.IntRange(1, 1_000), default=100, show_default=True)
 @click.option("--after", default="", metavar="ID", help="Go on after this id.")
+@stale_option()
 @click.pass_obj
-def list_(shared: Shared, limit: int, after: str) -> int:
+def list_(shared: Shared, limit: int, after: str, stale: bool) -> int:
     """The dead letters."""
 
     async def work(mesh: MeshClient) -> int:
         page = await read(
-            shared, lambda stale, left: mesh.dead_letters(after=after, limit=limit, stale=stale, timeout=left)
+            shared,
+            lambda alone, left: mesh.dead_letters(after=after, limit=limit, stale=alone, timeout=left),
+            stale=stale,
         )
         if shared.as_json:
             print_json(page)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from nodes.cli.command import OK, MeshCommand, Shared
-from nodes.cli.printing import clean, clock, print_json
-from nodes.cli.session import read, talk
+from nodes.cli.printing import clean, clock, print_json, say
+from nodes.cli.session import AS_ONE_NODE_KNOWS, read, stale_option, talk
 
 if TYPE_CHECKING:
     from mesh.client import MeshClient
@@ -28,8 +28,17 @@ INDEX_MAX = 10**18 - 1
 @click.option("--task", "task_id", metavar="ID", help="Only what concerns this task.")
 @click.option("--node", "node_id", metavar="ID", help="Only what concerns this node.")
 @click.option("--type", "kind", metavar="EVENT", help="Only events of this name.")
+@stale_option()
 @click.pass_obj
-def events(shared: Shared, follow: bool, after: int, task_id: str | None, node_id: str | None, kind: str | None) -> int:
+def events(
+    shared: Shared,
+    follow: bool,
+    after: int,
+    task_id: str | None,
+    node_id: str | None,
+    kind: str | None,
+    stale: bool,
+) -> int:
     """What has happened, oldest first. With --json, one document a line."""
 
     def wanted(event: EventLine) -> bool:
@@ -41,8 +50,13 @@ def events(shared: Shared, follow: bool, after: int, task_id: str | None, node_i
 
     async def work(mesh: MeshClient) -> int:
         cursor = str(after)
+        if stale:
+            say(AS_ONE_NODE_KNOWS)
         while True:  # Up to what is committed now, a page at a time.
-            page = await read(shared, partial(_page, mesh, cursor))
+            if stale:
+                page = await _page(mesh, cursor, True, shared.left_s())
+            else:
+                page = await read(shared, partial(_page, mesh, cursor))
             for event in page.events:
                 if wanted(event):
                     _print(shared, event)

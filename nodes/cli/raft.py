@@ -9,7 +9,7 @@ import click
 
 from nodes.cli.command import OK, STILL_RUNNING, MeshGroup, Shared
 from nodes.cli.printing import print_json, print_pairs, print_table, say
-from nodes.cli.session import read, talk
+from nodes.cli.session import read, stale_option, talk
 
 if TYPE_CHECKING:
     from mesh.client import MeshClient
@@ -24,16 +24,18 @@ def raft() -> None:
     \b
     mesh raft status
     mesh raft transfer n2
+    mesh raft add-voter n4
     """
 
 
 @raft.command("status")
+@stale_option()
 @click.pass_obj
-def status(shared: Shared) -> int:
+def status(shared: Shared, stale: bool) -> int:
     """The log as the leader sees it; without a quorum, as one node does."""
 
     async def work(mesh: MeshClient) -> int:
-        seen = await read(shared, lambda stale, left: mesh.raft_status(stale=stale, timeout=left))
+        seen = await read(shared, lambda alone, left: mesh.raft_status(stale=alone, timeout=left), stale=stale)
         if shared.as_json:
             print_json(seen)
             return OK
@@ -82,3 +84,37 @@ def transfer(shared: Shared, node_id: str) -> int:
         return OK
 
     return talk(shared, work)
+
+
+@raft.command("add-voter")
+@click.argument("node_id", metavar="ID")
+@click.pass_obj
+def add_voter(shared: Shared, node_id: str) -> int:
+    """Give a node that takes part a vote. Waits until it has caught up."""
+
+    async def work(mesh: MeshClient) -> int:
+        await mesh.add_voter(node_id, timeout=shared.left_s())
+        return _done(shared, node_id, "voter", f"{node_id} has a vote")
+
+    return talk(shared, work)
+
+
+@raft.command("remove-voter")
+@click.argument("node_id", metavar="ID")
+@click.pass_obj
+def remove_voter(shared: Shared, node_id: str) -> int:
+    """Take a node's vote. It goes on as a learner, and gets a vote again only by add-voter."""
+
+    async def work(mesh: MeshClient) -> int:
+        await mesh.remove_voter(node_id, timeout=shared.left_s())
+        return _done(shared, node_id, "learner", f"{node_id} has no vote any more")
+
+    return talk(shared, work)
+
+
+def _done(shared: Shared, node_id: str, role: str, sentence: str) -> int:
+    if shared.as_json:
+        print_json({"id": node_id, "role": role})
+    else:
+        click.echo(sentence)
+    return OK

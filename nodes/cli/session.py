@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from mesh.client import MeshClient
 
 _Document = TypeVar("_Document")
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+AS_ONE_NODE_KNOWS = "this is what one node knows, and may be out of date"
 
 QUORUM_PATIENCE_S = 3.0
 """How long a read waits for a quorum before it takes what one node knows: longer than an election."""
@@ -41,13 +44,25 @@ async def _talk(shared: Shared, work: Callable[[MeshClient], Awaitable[int]]) ->
         return await work(mesh)
 
 
-async def read(shared: Shared, ask: Callable[[bool, float], Awaitable[_Document]]) -> _Document:
-    """Ask a question (`stale`, seconds); if there is no quorum, say so and take what one node knows."""
+def stale_option() -> Callable[[_Command], _Command]:
+    """`--stale`, for commands that read."""
+    return click.option("--stale", is_flag=True, help="Ask one node alone, the first that is reached, and no quorum.")
+
+
+async def read(shared: Shared, ask: Callable[[bool, float], Awaitable[_Document]], *, stale: bool = False) -> _Document:
+    """Ask a question (`stale`, seconds); if there is no quorum, say so and take what one node knows.
+
+    `stale`: what one node knows is all that is wanted.
+    """
     from mesh.errors import MeshUnavailable
 
+    if stale:
+        document = await ask(True, shared.left_s())
+        say(AS_ONE_NODE_KNOWS)
+        return document
     try:
         return await ask(False, min(QUORUM_PATIENCE_S, shared.left_s() / 2))
     except MeshUnavailable:
         document = await ask(True, shared.left_s())
-        say("no quorum: this is what one node knows, and may be out of date")
+        say(f"no quorum: {AS_ONE_NODE_KNOWS}")
         return document

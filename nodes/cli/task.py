@@ -13,7 +13,7 @@ from nodes.cli.command import FAILED, OK, SECONDS_MAX, STILL_RUNNING, UNPLACEABL
 from nodes.cli.payload import payload_argument
 from nodes.cli.printing import as_text, clean, clock, print_json, print_pairs, print_table, say
 from nodes.cli.selector import matching
-from nodes.cli.session import read, talk
+from nodes.cli.session import read, stale_option, talk
 
 if TYPE_CHECKING:
     from mesh.client import MeshClient
@@ -85,12 +85,15 @@ def submit(
 
 @task.command("show")
 @click.argument("task_id", metavar="ID")
+@stale_option()
 @click.pass_obj
-def show(shared: Shared, task_id: str) -> int:
+def show(shared: Shared, task_id: str, stale: bool) -> int:
     """One task, with its history."""
 
     async def work(mesh: MeshClient) -> int:
-        print_task(shared, await read(shared, lambda stale, left: mesh.task(task_id, stale=stale, timeout=left)))
+        print_task(
+            shared, await read(shared, lambda alone, left: mesh.task(task_id, stale=alone, timeout=left), stale=stale)
+        )
         return OK
 
     return talk(shared, work)
@@ -101,17 +104,19 @@ def show(shared: Shared, task_id: str) -> int:
 @click.option("--capability", default="", metavar="NAME")
 @click.option("--limit", type=click.IntRange(1, 1_000), default=100, show_default=True)
 @click.option("--after", default="", metavar="ID", help="Go on after this id: `next` of the page before.")
+@stale_option()
 @click.pass_obj
-def list_(shared: Shared, state: tuple[str, ...], capability: str, limit: int, after: str) -> int:
+def list_(shared: Shared, state: tuple[str, ...], capability: str, limit: int, after: str, stale: bool) -> int:
     """Tasks, in order of id, a page at a time."""
     _check_states(state)
 
     async def work(mesh: MeshClient) -> int:
         page = await read(
             shared,
-            lambda stale, left: mesh.tasks(
-                state=state, capability=capability, after=after, limit=limit, stale=stale, timeout=left
+            lambda alone, left: mesh.tasks(
+                state=state, capability=capability, after=after, limit=limit, stale=alone, timeout=left
             ),
+            stale=stale,
         )
         if shared.as_json:
             print_json(page)
@@ -129,12 +134,16 @@ def list_(shared: Shared, state: tuple[str, ...], capability: str, limit: int, a
 
 @task.command("result")
 @click.argument("task_id", metavar="ID")
+@stale_option()
 @click.pass_obj
-def result(shared: Shared, task_id: str) -> int:
-    """What the task returned, as JSON. Waits for it, --timeout at most."""
+def result(shared: Shared, task_id: str, stale: bool) -> int:
+    """What the task returned, as JSON. Waits for it, --timeout at most; with --stale only if one node has it now."""
 
     async def work(mesh: MeshClient) -> int:
-        value = await mesh.handle(task_id).result(timeout=shared.left_s())
+        if stale:
+            value = await _stale_result(shared, mesh, task_id)
+        else:
+            value = await mesh.handle(task_id).result(timeout=shared.left_s())
         if shared.as_json:
             print_json({"id": task_id, "state": "completed", "result": value})
         else:
@@ -236,6 +245,23 @@ def retry(shared: Shared, task_id: str) -> int:
         return await each(shared, "retried", [task_id], lambda one: mesh.retry(one, timeout=shared.left_s()))
 
     return talk(shared, work)
+
+
+async def _stale_result(shared: Shared, mesh: MeshClient, task_id: str) -> Any:
+    """As one node knows it. Raises what waiting for it would have raised."""
+    from mesh.errors import TaskCancelled, TaskFailed, TaskTimeout
+    from mesh.ids import NodeId, TaskId
+
+    found = await read(shared, lambda alone, left: mesh.task(task_id, stale=alone, timeout=left), stale=True)
+    if found.state == "completed":
+        return found.result
+    if found.state == "cancelled":
+        raise TaskCancelled(f"{task_id} was cancelled")
+    if found.state in ENDED:
+        raise TaskFailed(
+            TaskId(task_id), found.error or "no reason is known", node=NodeId(found.node or ""), attempt=found.attempts
+        )
+    raise TaskTimeout(f"{task_id} is {found.state} where it was looked up")
 
 
 async def _wait(shared: Shared, mesh: MeshClient, task_id: str) -> int:
