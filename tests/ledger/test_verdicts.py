@@ -2,7 +2,7 @@
 
 from mesh.ids import FencingToken, LogIndex, NodeId, TaskId
 from mesh.ledger.applied import ALREADY, DONE, UNKNOWN, EndedLease
-from mesh.ledger.commands import AdmitNode, Batch, DrainNode, ElectLeader, FailNode, StartTask
+from mesh.ledger.commands import AdmitNode, Batch, DrainNode, ElectLeader, FailNode, LeaveNode, StartTask
 from mesh.ledger.ledger import Ledger
 from mesh.ledger.task import NodeRecord
 from mesh.wire.codec import decode_summary, decode_task, encode
@@ -108,3 +108,26 @@ def test_a_restored_table_loses_leases_in_the_same_order() -> None:
     two = restored.apply(LogIndex(3), TERM, batch, b"")
     assert one.events == two.events
     assert [happening.task_id for happening in one.events[1:]] == names
+
+
+def test_a_node_that_leaves_gives_its_leases_back_uncharged() -> None:
+    """ana runs RESIZE and was sent MAIL when she goes. Both wait again with nothing charged; it is no failure."""
+    log = with_nodes(ANA, BEN)
+    log.apply(submit(RESIZE), submit(MAIL), grant(RESIZE, ANA), grant(MAIL, ANA))
+    log.apply(StartTask(RESIZE, FencingToken(2)))
+    left = log.apply(LeaveNode(ANA, 1))
+    assert kinds(left) == ["node_left", "task_released", "task_released"]
+    assert left.ended == [EndedLease(ANA, RESIZE, FencingToken(2)), EndedLease(ANA, MAIL, FencingToken(2))]
+    assert [log.ledger.tasks[name].attempts for name in (RESIZE, MAIL)] == [0, 0]
+    assert log.ledger.nodes[ANA] == NodeRecord(ANA, 1, active=False, left=True)
+    assert left.nodes_changed
+
+
+def test_who_left_is_back_only_as_another_life() -> None:
+    log = with_nodes(ANA)
+    log.apply(LeaveNode(ANA, 1))
+    again = log.apply(LeaveNode(ANA, 1), LeaveNode(NodeId("nobody"), 1), FailNode(ANA, 1, "silent"), AdmitNode(ANA, 1))
+    assert list(again.outcomes) == [ALREADY, UNKNOWN, ALREADY, ALREADY]
+    back = log.apply(AdmitNode(ANA, 2), LeaveNode(ANA, 1))
+    assert (kinds(back), list(back.outcomes)) == (["node_recovered"], [DONE, ALREADY])
+    assert log.ledger.nodes[ANA] == NodeRecord(ANA, 2)

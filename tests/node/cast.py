@@ -5,6 +5,7 @@ Messages take a millisecond, disks two, tasks five; nothing is lost but what a s
 
 import heapq
 from random import Random
+from typing import Any
 
 from mesh import effects, events
 from mesh.config import MembershipConfig, NodeConfig
@@ -30,7 +31,8 @@ SEND_MS, DISK_MS, RUN_MS = 1, 2, 5
 class Stage:
     """Nodes, the wires between them, and one client at ana."""
 
-    def __init__(self, *founders: NodeId) -> None:
+    def __init__(self, *founders: NodeId, wanted: int = 0) -> None:
+        """`wanted` voters there are to be; none beyond the founders if it is not given."""
         self.now_ms = 1_000
         self.nodes: dict[NodeId, Node] = {}
         self.replies: list[object] = []
@@ -38,21 +40,25 @@ class Stage:
         self.slow_disks: set[NodeId] = set()
         self.marks: list[effects.WriteLedger] = []
         self.voters = tuple((name, f"{name}:1") for name in founders)
+        self.membership = MembershipConfig(voters_wanted=wanted or len(founders), replace_after_ms=5_000)
+        self.admits: dict[NodeId, effects.Admit] = {}
+        self.retired: list[tuple[NodeId, effects.Retire]] = []
         self._coming: list[tuple[int, int, NodeId, Event]] = []
         self._count = 0
         for name in founders:
             self.start(name)
         self.run(2_000)
 
-    def start(self, name: NodeId, capabilities: tuple[str, ...] = (), recovered: Recovered = FRESH) -> None:
+    def start(
+        self, name: NodeId, capabilities: tuple[str, ...] = (), recovered: Recovered = FRESH, **config_fields: Any
+    ) -> None:
         config = NodeConfig(
             node_id=name,
             cluster="c",
-            incarnation=1,
             address=f"{name}:1",
-            voters=self.voters,
             slots=2,
-            membership=MembershipConfig(voters_wanted=len(self.voters)),
+            membership=self.membership,
+            **{"incarnation": 1, "voters": self.voters} | config_fields,
         )
         self.nodes[name] = Node(config, recovered, Random(f"7/{name}"), self.now_ms)
         self.say(name, events.AgentsReady(capabilities))
@@ -113,6 +119,10 @@ class Stage:
             case effects.WriteLedger():
                 self.marks.append(effect)
                 self._later(DISK_MS, name, events.LedgerWritten(effect.write.mark.applied_index))
+            case effects.Admit():
+                self.admits[name] = effect
+            case effects.Retire():
+                self.retired.append((name, effect))
             case effects.Reply():
                 self.replies.append(decode_reply(effect.data))
             case _:

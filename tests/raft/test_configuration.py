@@ -5,7 +5,17 @@ import pytest
 
 from mesh.durable import Configuration, Member
 from mesh.ids import LogIndex, NodeId
-from mesh.raft.configuration import ConfigurationHistory, decode, is_single_change, member_ids, with_learner
+from mesh.raft.configuration import (
+    ConfigurationHistory,
+    decode,
+    is_single_change,
+    member_ids,
+    with_learner,
+    with_marks,
+    with_voter,
+    without,
+    without_vote,
+)
 from tests.raft.cast import ANA, BEN, EVA, KAI, encoded, founding
 
 TRIO = founding(ANA, BEN, EVA)
@@ -117,3 +127,72 @@ def test_a_learner_may_move() -> None:
 
 def test_a_voter_does_not_become_a_learner() -> None:
     assert with_learner(TRIO, Member(ANA, "elsewhere:1")) is TRIO
+
+
+# --- changes ----------------------------------------------------------------------------------------------------------
+
+ANA1, BEN1, EVA1 = (Member(name, f"{name}:7000", f"{name}-1") for name in (ANA, BEN, EVA))
+NAMED = Configuration((ANA1, BEN1, EVA1))
+
+
+def test_another_log_under_the_same_id_takes_the_members_place_without_its_vote() -> None:
+    """eva's disk was lost. She comes back as a learner, and what she promised before is forgotten with her old log."""
+    wiped = Member(EVA, "eva:7000", "eva-2")
+    changed = with_learner(NAMED, wiped)
+    assert changed == Configuration((ANA1, BEN1), (wiped,), ("eva-1",))
+    assert is_single_change(NAMED, changed)
+    again = with_learner(changed, Member(EVA, "eva:7000", "eva-3"))
+    assert again == Configuration((ANA1, BEN1), (Member(EVA, "eva:7000", "eva-3"),), ("eva-1", "eva-2"))
+
+
+def test_a_voter_cannot_stay_one_with_another_log() -> None:
+    """Two voters would change at once: the one that goes and the one that comes."""
+    assert not is_single_change(NAMED, Configuration((ANA1, BEN1, Member(EVA, "eva:7000", "eva-2"))))
+    assert is_single_change(TRIO, NAMED)
+
+
+def test_a_learner_is_given_a_vote_and_loses_it() -> None:
+    kai = Member(KAI, "kai:7000", "kai-1")
+    learning = with_learner(NAMED, kai)
+    voting = with_voter(learning, KAI)
+    assert voting == Configuration((ANA1, BEN1, EVA1, kai))
+    assert without_vote(voting, KAI, held_back=False) == learning
+    held_back = without_vote(voting, KAI, held_back=True)
+    assert held_back == Configuration((ANA1, BEN1, EVA1), (Member(KAI, "kai:7000", "kai-1", True),))
+    assert with_voter(held_back, KAI) == voting, "an order to give it a vote takes back the order not to"
+    assert without_vote(learning, KAI, held_back=True) == held_back
+    for nothing_to_do in (with_voter(NAMED, KAI), without_vote(NAMED, KAI, held_back=True), with_voter(NAMED, ANA)):
+        assert nothing_to_do is NAMED
+    assert without_vote(held_back, KAI, held_back=False) is held_back
+
+
+def test_who_is_removed_is_remembered_by_its_log() -> None:
+    assert without(NAMED, EVA) == Configuration((ANA1, BEN1), (), ("eva-1",))
+    assert without(TRIO, EVA) == founding(ANA, BEN)
+    assert without(NAMED, KAI) is NAMED
+
+
+def test_the_oldest_of_too_many_forgotten_logs_is_forgotten_itself() -> None:
+    full = Configuration((ANA1, BEN1), (), tuple(f"log-{number}" for number in range(1_000)))
+    assert without(full, BEN).forgotten == (*(f"log-{number}" for number in range(1, 1_000)), "ben-1")
+
+
+def test_logs_are_named_once() -> None:
+    named = with_marks(TRIO, {ANA: "ana-1", EVA: "eva-1"})
+    assert named == Configuration((ANA1, Member(BEN, "ben:7000"), EVA1))
+    assert with_marks(named, {ANA: "ana-2", EVA: "", KAI: "kai-1"}) is named
+    assert is_single_change(TRIO, named)
+
+
+def test_the_history_tells_since_when_a_log_is_in_it() -> None:
+    history = ConfigurationHistory(LogIndex(1), TRIO)
+    history.append(LogIndex(4), NAMED)
+    history.append(LogIndex(9), without(NAMED, EVA))
+    since = [
+        history.since(EVA, "eva-1", by_name=False),
+        history.since(EVA, "eva-2", by_name=False),
+        history.since(EVA, "eva-2", by_name=True),
+        history.since(ANA, "ana-1", by_name=False),
+        history.since(KAI, "kai-1", by_name=True),
+    ]
+    assert (since, history.oldest_index) == ([4, 0, 1, 9, 0], 1)

@@ -1,0 +1,56 @@
+"""Who may speak with whom: ana has the roll, and somebody knocks."""
+
+import pytest
+
+from mesh.admission import Roll, Standing, Verdict, judge
+from mesh.durable import Member
+from mesh.ids import LogIndex, NodeId
+
+ROLL = Roll(
+    LogIndex(20),
+    True,
+    (Member(NodeId("ana"), "ana:1", "a1"), Member(NodeId("ben"), "ben:1", "b1"), Member(NodeId("eva"), "eva:1")),
+    forgotten=("b0", "z1"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "mark", "since", "verdict"),
+    [
+        ("ben", "b1", 20, Verdict.ACCEPTED),
+        ("ben", "b1", 0, Verdict.ACCEPTED),
+        ("eva", "e1", 0, Verdict.ACCEPTED),
+        ("ben", "b2", 0, Verdict.REPLACED),
+        ("ben", "b2", 20, Verdict.REPLACED),
+        ("ben", "b2", 21, Verdict.ACCEPTED),
+        ("ben", "b0", 3, Verdict.REMOVED),
+        ("kai", "k1", 0, Verdict.STRANGER),
+        ("kai", "k1", 20, Verdict.REMOVED),
+        ("kai", "k1", 21, Verdict.ACCEPTED),
+        ("zoe", "z1", 0, Verdict.REMOVED),
+        ("zoe", "z1", 99, Verdict.REMOVED),
+    ],
+    ids=[
+        "a member",
+        "a member that does not know it yet",
+        "a member whose log nobody has seen",
+        "a member's id with an empty disk",
+        "a member's id with another log, as of the same configuration",
+        "a member's id with another log, by a later configuration",
+        "a member's former self",
+        "a newcomer",
+        "one that was a member and is not any more",
+        "one that came after our configuration",
+        "one that was removed and has forgotten it",
+        "one that was removed, whatever it claims",
+    ],
+)
+def test_the_roll_judges(name: str, mark: str, since: int, verdict: Verdict) -> None:
+    assert judge(ROLL, Standing(NodeId(name), mark, LogIndex(since))) is verdict
+
+
+def test_what_is_not_committed_removes_nobody_for_good() -> None:
+    """The change may yet be undone, so kai and zoe may ask again."""
+    roll = Roll(ROLL.index, False, ROLL.members, ROLL.forgotten)
+    verdicts = [judge(roll, Standing(NodeId(n), m, LogIndex(20))) for n, m in (("kai", "k1"), ("zoe", "z1"))]
+    assert verdicts == [Verdict.STRANGER, Verdict.STRANGER]
