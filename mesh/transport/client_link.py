@@ -53,7 +53,11 @@ class ClientLink:
             self._around,
             Channel.DATA,
             where,
-            LinkOwner(message=on_message, up=on_up, down=on_down),
+            LinkOwner(
+                message=on_message,
+                up=lambda welcome: on_up(welcome.node_id, welcome.incarnation),
+                down=on_down,
+            ),
             expected=None,
             patient=True,
         )

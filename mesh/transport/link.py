@@ -25,12 +25,16 @@ from mesh.transport.handshake import (
     MESSAGE,
     NONCE_BYTES,
     NUMBER_MASK,
+    PROTOCOL_MIN,
     REFUSED,
     REHELLO_FRAME,
     Notary,
+    TurnAway,
+    Welcome,
     header,
+    printable,
     read_refused,
-    read_welcome,
+    read_turned_away,
 )
 from mesh.transport.pump import Pump
 from mesh.transport.sockets import DIALLER_EVENTS, HANDSHAKE_FAILED, Monitor, Sockets, Watch, send_again
@@ -74,15 +78,17 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkOwner:
-    """Whom a link tells. `message` gets payloads, `up` the peer's id and incarnation, `down` one sentence.
+    """Whom a link tells. `message` gets payloads, `up` what the peer said of itself, `down` one sentence.
 
     `down` also tells of attempts that failed before the link was ever up. `veto` may refuse a peer with a sentence.
+    `turned_away` hears that the peer refused us by its roll, after `down` heard the sentence.
     """
 
     message: Callable[[bytes], None]
-    up: Callable[[NodeId, int], None]
+    up: Callable[[Welcome], None]
     down: Callable[[str], None]
-    veto: Callable[[NodeId, int], str] = lambda peer, incarnation: ""
+    veto: Callable[[Welcome], str] = lambda welcome: ""
+    turned_away: Callable[[TurnAway], None] = lambda answer: None
 
 
 class Link:
@@ -109,6 +115,9 @@ class Link:
         self._expected = expected
         self._patient = patient
         self._nonce = b""
+        self._protocol = around.notary.identity.protocol
+        self._welcome: Welcome | None = None
+        self._unwanted = False
         self._sent = 0
         self._received = 0
         self._deadline: asyncio.TimerHandle | None = None
@@ -153,7 +162,7 @@ class Link:
                 self._take(raw)
             else:
                 self._control(raw)
-            if self._is_down():
+            if self._is_down() or self.socket is not socket:
                 return False
         return True
 
@@ -171,22 +180,62 @@ class Link:
     # --- the handshake
 
     def _control(self, raw: bytes) -> None:
-        welcome = read_welcome(raw)
-        if welcome is not None and self.state is LinkState.GREETED:
-            flaw = self._around.notary.welcome_flaw(welcome, self.channel, self._nonce, self._expected)
-            flaw = flaw or self._owner.veto(welcome.node_id, welcome.incarnation)
-            if flaw:
-                self._broken("welcome_refused", flaw, RETRY_MS)
-                return
-            self._cancel_timers()
-            self.state = LinkState.UP
-            self._owner.up(welcome.node_id, welcome.incarnation)
+        greeted = self.state is LinkState.GREETED
+        if greeted and (welcome := self._around.notary.read_welcome(raw)) is not None:
+            self._welcomed(welcome)
+        elif greeted and (answer := read_turned_away(raw)) is not None:
+            self._turned_away(answer)
         elif raw[:1] == bytes((REFUSED,)):
             self._broken("refused_by_peer", read_refused(raw), RETRY_MS)
+            self._unwanted = greeted
+        elif raw == REHELLO_FRAME and greeted and self._protocol > PROTOCOL_MIN:
+            # All that was said is a greeting, so that is what it cannot read.
+            self._around.tally.count("older_protocol", f"{self._whom()} does not read protocol {self._protocol}")
+            self._protocol -= 1
+            self._nonce = os.urandom(NONCE_BYTES)
+            self._hello()
         elif raw == REHELLO_FRAME:
             self._broken("rehello", "It does not know this link any more.", REDIAL_MS)
         else:
             self._around.tally.count("rubbish", f"{self._whom()} sent {len(raw)} bytes that are no message")
+
+    def _welcomed(self, welcome: Welcome) -> None:
+        notary = self._around.notary
+        flaw = notary.welcome_flaw(welcome, self.channel, self._nonce, self._expected, self._protocol)
+        if flaw:
+            self._broken("welcome_refused", flaw, RETRY_MS)
+        elif flaw := self._owner.veto(welcome):
+            self._vetoed(flaw)
+        else:
+            self._cancel_timers()
+            self.state = LinkState.UP
+            self._welcome = welcome
+            self._owner.up(welcome)
+
+    def _turned_away(self, answer: TurnAway) -> None:
+        flaw = self._around.notary.turn_away_flaw(answer, self.channel, self._nonce, self._expected)
+        self._broken("refused_by_peer", flaw or printable(answer.sentence), RETRY_MS)
+        self._unwanted = True
+        if not flaw:
+            self._owner.turned_away(answer)
+
+    def _vetoed(self, flaw: str) -> None:
+        self._broken("welcome_refused", flaw, RETRY_MS)
+        self._unwanted = True
+
+    def reconsider(self) -> None:
+        """Whom the owner wants may have changed: end what it forbids now, and try at once what was refused before."""
+        if self.state is LinkState.UP and self._welcome is not None:
+            if flaw := self._owner.veto(self._welcome):
+                self._vetoed(flaw)
+        else:
+            self.hurry()
+
+    def hurry(self) -> None:
+        """Dial now, if it waits because one of the two ends did not want the other."""
+        if self.state is LinkState.DOWN and self._unwanted and self._retry is not None:
+            self._retry.cancel()
+            self._dial()
 
     def _greet(self) -> None:
         self.state = LinkState.GREETED
@@ -196,7 +245,7 @@ class Link:
     def _hello(self) -> None:
         """Right after the transport's handshake the socket may need another moment before it takes a message."""
         try:
-            self.socket.send(self._around.notary.hello(self.channel, self._nonce), zmq.NOBLOCK)
+            self.socket.send(self._around.notary.hello(self.channel, self._nonce, self._protocol), zmq.NOBLOCK)
         except zmq.Again:
             self._retry = self._around.loop.call_later(HELLO_RETRY_MS / 1_000, self._hello)
             return
@@ -231,6 +280,7 @@ class Link:
 
     def _dial(self) -> None:
         self._retry = None
+        self._unwanted = False
         around = self._around
         try:
             self.socket = around.sockets.dialler(self.channel, self.address, patient=self._patient)
@@ -246,6 +296,7 @@ class Link:
             return
         self._watch = Watch(monitor, self._read_monitor)
         self._nonce = os.urandom(NONCE_BYTES)
+        self._protocol = around.notary.identity.protocol
         self._sent = self._received = 0
         self.state = LinkState.DIALLING
         around.pump.watch(self._watch)
@@ -280,6 +331,7 @@ class Link:
         self._around.pump.unwatch(self)
         self._watch.monitor.close()
         self._watch = None
+        self._welcome = None
         self.socket.close(0)
 
     def _is_down(self) -> bool:

@@ -4,6 +4,7 @@ A routing id is libzmq's name for a connection and says nothing about who is beh
 connection sends before one is dropped.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +12,7 @@ import zmq
 
 from mesh.effects import Channel
 from mesh.ids import ClientId, NodeId
+from mesh.transport.door import Refusal
 from mesh.transport.handshake import (
     CLIENT,
     HEADER_BYTES,
@@ -20,7 +22,6 @@ from mesh.transport.handshake import (
     Hello,
     Notary,
     header,
-    read_hello,
     refused,
 )
 from mesh.transport.link import RANKS, drop_rest
@@ -34,12 +35,12 @@ CLIENTS_MAX = 4_096
 
 @dataclass(slots=True, eq=False)
 class Inbound:
-    """One accepted connection after its HELLO. `client` is None for a node's; `descriptor` is the connection's, as the
-    monitor will name it when it ends."""
+    """One accepted connection after its `hello`. `client` is None for a node's; `descriptor` is the connection's, as
+    the monitor will name it when it ends."""
 
     routing_id: bytes
     node_id: NodeId
-    incarnation: int
+    hello: Hello
     client: ClientId | None
     descriptor: int
     received: int = 0
@@ -49,8 +50,8 @@ class Inbound:
 class Doorkeeper(Protocol):
     """Who may come in, and who hears about it: the transport behind a listener."""
 
-    def refusal(self, hello: Hello) -> str:
-        """Why a HELLO that is well signed is turned away all the same, as a sentence; empty if it is not."""
+    def refusal(self, hello: Hello) -> Refusal | None:
+        """Why a node whose HELLO is well signed is turned away all the same; None if it is not."""
         ...
 
     def next_client(self) -> ClientId: ...
@@ -170,33 +171,46 @@ class PortListener:
 
     def _introduced(self, routing_id: bytes, raw: bytes, frame: zmq.Frame) -> None:
         """What is not a message of a known link: a HELLO, or rubbish."""
-        hello = read_hello(raw)
+        hello = self._notary.read_hello(raw)
         if hello is None:
             self._rubbish(routing_id, f"{len(raw)} bytes that are no greeting")
             return
+        if self._notary.can_say_it_again(hello):
+            self._tally.count("later_protocol", f"a greeting in protocol {hello.protocol}")
+            self._estranged(routing_id)
+            return
         if routing_id in self._accepted:
             self._forget(self._accepted[routing_id])
-        flaw = self._notary.hello_flaw(hello, self._channel) or self._turned_away(hello)
-        if flaw:
-            self._tally.count("hello_refused", f"{hello.role!r} {hello.node_id!r}: {flaw}")
-            self._post(routing_id, refused(flaw))
+        flaw = self._notary.hello_flaw(hello, self._channel)
+        refusal = Refusal(flaw) if flaw else self._refusal(hello)
+        if refusal is not None:
+            self._refuse(routing_id, hello, refusal)
             return
         # A descriptor is used again as soon as it is free: hear of ends that came before this beginning.
         self._read_monitor(CLIENTS_MAX)
-        if self._post(routing_id, self._notary.welcome(self._channel, hello.nonce)):
+        if self._post(routing_id, self._notary.welcome(self._channel, hello)):
             self._accept(routing_id, hello, int(frame.get(zmq.SRCFD)))
 
-    def _turned_away(self, hello: Hello) -> str:
+    def _refusal(self, hello: Hello) -> Refusal | None:
         if hello.role == CLIENT:
-            return f"This node serves {CLIENTS_MAX} clients already." if len(self._clients) >= CLIENTS_MAX else ""
+            full = len(self._clients) >= CLIENTS_MAX
+            return Refusal(f"This node serves {CLIENTS_MAX} clients already.") if full else None
         present = self._nodes.get(hello.node_id)
-        if present is not None and present.incarnation > hello.incarnation:
-            return f"A newer incarnation of {hello.node_id!r}, {present.incarnation}, is here."
+        if present is not None and present.hello.mark == hello.mark and present.hello.incarnation > hello.incarnation:
+            return Refusal(f"A newer incarnation of {hello.node_id!r}, {present.hello.incarnation}, is here.")
         return self._door.refusal(hello)
+
+    def _refuse(self, routing_id: bytes, hello: Hello, refusal: Refusal) -> None:
+        self._tally.count("hello_refused", f"{hello.role!r} {hello.node_id!r}: {refusal.sentence}")
+        if refusal.verdict is None or hello.protocol == 1:
+            self._post(routing_id, refused(refusal.sentence))
+        else:
+            notary, verdict = self._notary, refusal.verdict
+            self._post(routing_id, notary.turned_away(self._channel, hello, verdict, refusal.index, refusal.sentence))
 
     def _accept(self, routing_id: bytes, hello: Hello, descriptor: int) -> None:
         client = self._door.next_client() if hello.role == CLIENT else None
-        inbound = Inbound(routing_id, hello.node_id, hello.incarnation, client, descriptor)
+        inbound = Inbound(routing_id, hello.node_id, hello, client, descriptor)
         self._accepted[routing_id] = inbound
         self._descriptors[descriptor] = inbound
         if client is not None:
@@ -208,16 +222,15 @@ class PortListener:
         self._nodes[hello.node_id] = inbound
 
     def _replace(self, older: Inbound, newer: Inbound) -> None:
-        if older.incarnation < newer.incarnation:
-            self._post(older.routing_id, refused(f"Replaced by incarnation {newer.incarnation}."))
+        if older.hello.incarnation < newer.hello.incarnation:
+            self._post(older.routing_id, refused(f"Replaced by incarnation {newer.hello.incarnation}."))
         self._forget(older)
 
     # --- who goes
 
-    def drop_node(self, node: NodeId) -> None:
-        """Forget its link; what it sends from now on is dropped."""
-        inbound = self._nodes.get(node)
-        if inbound is not None:
+    def cut(self, is_welcome: Callable[[Hello], bool]) -> None:
+        """Forget the links of nodes that are not welcome any more; what they send from now on is dropped."""
+        for inbound in [inbound for inbound in self._nodes.values() if not is_welcome(inbound.hello)]:
             self._estranged(inbound.routing_id)
 
     def _read_monitor(self, budget: int) -> bool:

@@ -7,19 +7,21 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
 import zmq
 
+from mesh.admission import Roll
 from mesh.effects import Channel
-from mesh.events import ClientGone, ClientMessage, Event, GossipReceived, LinkDown, LinkUp, PeerMessage
-from mesh.ids import ClientId, NodeId
+from mesh.events import ClientGone, ClientMessage, Event, GossipReceived, LinkDown, LinkUp, PeerMessage, TurnedAway
+from mesh.ids import ClientId, LogIndex, NodeId
 from mesh.transport.address import Address, TransportRefused, parse
 from mesh.transport.curve import ZapResponder, derive
+from mesh.transport.door import Door, Refusal
 from mesh.transport.gossip import Publisher, Subscriber
-from mesh.transport.handshake import CLIENT, Hello, Identity, Notary
+from mesh.transport.handshake import CLIENT, Hello, Identity, Notary, TurnAway, Welcome
 from mesh.transport.link import Link, LinkOwner, LinkState, Surroundings
 from mesh.transport.listener import PortListener
 from mesh.transport.pump import Pump
@@ -31,12 +33,11 @@ _log = logging.getLogger("mesh.transport")
 
 @dataclass(slots=True, eq=False)
 class _Peer:
-    """A node we dial. `announced` is the incarnation LinkUp was delivered with; None while it is down."""
+    """A node we dial. `is_announced` from LinkUp to LinkDown."""
 
     address: Address
     links: dict[Channel, Link]
-    announced: int | None = None
-    incarnation: int = 0
+    is_announced: bool = False
 
 
 class Transport:
@@ -55,21 +56,22 @@ class Transport:
         """Opens nothing that others could see yet.
 
         `bind` and `advertise` are HOST:PORT of the first of four ports; `advertise` is what others are told to dial.
-        `deliver` gets PeerMessage, ClientMessage, GossipReceived, LinkUp, LinkDown and ClientGone; `turn_ended` is
-        called once after everything that was readable has been delivered. Raises TransportRefused: an address, the
-        secret, or both together will not do.
+        `deliver` gets PeerMessage, ClientMessage, GossipReceived, LinkUp, LinkDown, Knocked, TurnedAway and
+        ClientGone; `turn_ended` is called once after everything that was readable has been delivered. Raises
+        TransportRefused: an address, the secret, or both together will not do.
         """
         self._identity = identity
         self._bind = parse(bind)
         self._keys = derive(identity.secret) if identity.secret is not None else None
-        _check_exposure(self._bind, parse(advertise), secret=self._keys is not None)
+        advertised = parse(advertise)
+        _check_exposure(self._bind, advertised, secret=self._keys is not None)
         self._deliver = deliver
         self._tally = Tally()
         rng = Random()
         self._around = Surroundings(
             sockets=Sockets(self._keys, rng),
             pump=Pump(loop, turn_ended),
-            notary=Notary(identity, self._keys),
+            notary=Notary(identity, self._keys, str(advertised)),
             tally=self._tally,
             rng=rng,
             loop=loop,
@@ -79,8 +81,8 @@ class Transport:
         self._subscriber: Subscriber | None = None
         self._judge: ZapResponder | None = None
         self._peers: dict[NodeId, _Peer] = {}
-        self._admitted: frozenset[NodeId] = frozenset()
-        self._newest: dict[NodeId, int] = {}
+        self._by_hand: dict[NodeId, None] = {}
+        self._door = Door(self._peers, self._tally, lambda: loop.time() * 1_000, self._tell)
         self._last_client = 0
         self._closed = False
         self._process = os.getpid()
@@ -166,69 +168,96 @@ class Transport:
 
     # --- whom we talk to
 
-    def admit(self, ids: Collection[NodeId]) -> None:
-        """Nodes that may dial us though we do not dial them. Replaces the set given before; who left it is cut."""
-        dropped = self._admitted.difference(ids, self._peers)
-        self._admitted = frozenset(ids)
-        for peer in sorted(dropped):
-            self._forget(peer)
+    def admit(self, roll: Roll, since: LogIndex) -> None:
+        """Keep links to all members but ourselves, and judge by `roll` who dials us and who answers us.
+
+        Replaces the roll given before: nodes that left it are undialled, links that it does not allow are cut, in
+        either direction. `since` is what our own greetings say. Before the first roll nobody is let in but nodes that
+        were dialled; those are kept until a roll has ourselves in it, because a newcomer must go on asking somebody.
+        A member without an address is let in and not dialled.
+        """
+        self._check_place()
+        self._around.notary.since = since
+        self._door.admit(roll)
+        me = self._identity.node_id
+        if any(member.node_id == me for member in roll.members):
+            self._by_hand.clear()
+        members = {member.node_id: member.address for member in roll.members if member.node_id != me}
+        for peer in [peer for peer in self._peers if peer not in members and peer not in self._by_hand]:
+            self._drop(peer)
+        for listener in self._listeners.values():
+            listener.cut(self._door.lets_in)
+        for link in [link for known in self._peers.values() for link in known.links.values()]:
+            link.reconsider()
+        # What was told just now may have led to a later roll already.
+        if self._door.roll is roll:
+            for peer, address in members.items():
+                if address:
+                    self._keep(peer, address)
 
     def dial(self, peer: NodeId, address: str) -> None:
-        """Keep links to a node, at HOST:PORT of its first port.
+        """Keep links to a node, at HOST:PORT of its first port, whatever the roll says while we are not in it.
 
         The same again changes nothing; another address moves them. An address that
         cannot be dialled is counted and left alone: it may come from a peer.
         """
         self._check_place()
+        if self._keep(peer, address):
+            self._by_hand[peer] = None
+
+    def _keep(self, peer: NodeId, address: str) -> bool:
         try:
             where = parse(address)
         except TransportRefused as error:
             self._tally.count("bad_address", f"{peer!r}: {error}")
-            return
+            return False
         if where.is_wildcard or peer == self._identity.node_id:
             self._tally.count("bad_address", f"{peer!r} cannot be dialled at {address!r}.")
-            return
+            return False
         known = self._peers.get(peer)
         if known is not None and known.address == where:
-            return
-        if known is not None:
-            self._hang_up(peer, known)
+            return True
         made = _Peer(where, {})
         self._peers[peer] = made
         for channel in (Channel.CTL, Channel.DATA):
             self._link(peer, made, channel)
         if self._subscriber is not None:
             self._subscriber.dial(peer, where)
+        if known is not None:
+            self._hang_up(peer, known)
+        return True
 
     def undial(self, peer: NodeId) -> None:
-        """End the links to a node, and those it dialled unless it is admitted. LinkDown is delivered if it was up."""
+        """End the links to a node, and those it dialled unless the roll has it. LinkDown is delivered if it was up."""
+        self._by_hand.pop(peer, None)
+        self._drop(peer)
+        for listener in self._listeners.values():
+            listener.cut(self._door.lets_in)
+
+    def _drop(self, peer: NodeId) -> None:
         known = self._peers.pop(peer, None)
         if known is None:
             return
-        self._hang_up(peer, known)
         if self._subscriber is not None:
             self._subscriber.undial(peer)
-        if peer not in self._admitted:
-            self._forget(peer)
-
-    def _forget(self, peer: NodeId) -> None:
-        self._newest.pop(peer, None)
-        for listener in self._listeners.values():
-            listener.drop_node(peer)
+        if self._door.roll is None:
+            self._door.forget(peer)
+        self._hang_up(peer, known)
 
     def _link(self, peer: NodeId, made: _Peer, channel: Channel) -> None:
         owner = LinkOwner(
             message=lambda data: self.from_peer(peer, data),
-            up=lambda _, incarnation: self._came_up(peer, channel, incarnation),
+            up=lambda welcome: self._came_up(peer, channel, welcome),
             down=lambda _: self._went_down(peer, channel),
-            veto=self._stale,
+            veto=self._door.welcome_flaw,
+            turned_away=lambda answer: self._was_turned_away(peer, channel, answer),
         )
         made.links[channel] = Link(self._around, channel, made.address, owner, expected=peer)
 
     def _hang_up(self, peer: NodeId, known: _Peer) -> None:
         for link in known.links.values():
             link.close()
-        if known.announced is not None:
+        if known.is_announced:
             self._tell(LinkDown(peer))
 
     # --- what we say
@@ -291,20 +320,17 @@ class Transport:
         self._last_client += 1
         return ClientId(self._last_client)
 
-    def refusal(self, hello: Hello) -> str:
+    def refusal(self, hello: Hello) -> Refusal | None:
         """Whether a node that introduced itself is one of ours, and not an earlier self of one."""
         if hello.role == CLIENT:
-            return ""
-        if hello.node_id not in self._peers and hello.node_id not in self._admitted:
-            return f"{hello.node_id!r} is not known here."
-        flaw = self._stale(hello.node_id, hello.incarnation)
-        if not flaw:
-            self._newest[hello.node_id] = hello.incarnation
-        return flaw
-
-    def _stale(self, peer: NodeId, incarnation: int) -> str:
-        newest = self._newest.get(peer, 0)
-        return f"Incarnation {incarnation} of {peer!r} is over, {newest} was here." if incarnation < newest else ""
+            return None
+        refusal = self._door.refusal(hello)
+        known = self._peers.get(hello.node_id)
+        if refusal is None and known is not None:
+            # It knows us now, or we it: no need to wait until a link that was refused is due again.
+            for link in list(known.links.values()):
+                link.hurry()
+        return refusal
 
     def _gossiped(self, data: bytes) -> None:
         self._tell(GossipReceived(data))
@@ -313,22 +339,26 @@ class Transport:
         self._around.pump.told()
         self._deliver(event)
 
-    def _came_up(self, peer: NodeId, channel: Channel, incarnation: int) -> None:
+    def _came_up(self, peer: NodeId, channel: Channel, welcome: Welcome) -> None:
         known = self._peers[peer]
-        self._newest[peer] = known.incarnation = incarnation
+        self._door.note(welcome)
         # LinkUp invites traffic on both channels, so both are up before it is told.
         both = known.links[Channel.CTL], known.links[Channel.DATA]
-        if known.announced is None and all(link.state is LinkState.UP for link in both):
-            known.announced = incarnation
-            self._tell(LinkUp(peer, incarnation))
+        if not known.is_announced and all(link.state is LinkState.UP for link in both):
+            known.is_announced = True
+            self._tell(LinkUp(peer, welcome.incarnation, welcome.mark))
 
     def _went_down(self, peer: NodeId, channel: Channel) -> None:
         known = self._peers[peer]
         if channel is Channel.BULK:
             del known.links[channel]
-        elif channel is Channel.CTL and known.announced is not None:
-            known.announced = None
+        elif channel is Channel.CTL and known.is_announced:
+            known.is_announced = False
             self._tell(LinkDown(peer))
+
+    def _was_turned_away(self, peer: NodeId, channel: Channel, answer: TurnAway) -> None:
+        if channel is Channel.CTL:  # The other channels are told the same.
+            self._tell(TurnedAway(peer, int(answer.verdict), answer.index))
 
     def _check_place(self) -> None:
         assert not self._closed, "the transport is closed"

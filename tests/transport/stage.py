@@ -12,10 +12,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from mesh.admission import Roll
+from mesh.durable import Member
 from mesh.effects import Channel
 from mesh.events import Event, LinkDown, LinkUp
-from mesh.ids import NodeId
+from mesh.ids import LogIndex, NodeId
 from mesh.transport import CLIENT, NODE, ClientLink, Identity, Transport
+from mesh.transport.handshake import PROTOCOL
 
 ROOT = Path(__file__).parent.parent.parent
 SECRET = b"sixteen bytes or more of it"
@@ -112,6 +115,8 @@ class Player:
         cluster: str = CLUSTER,
         secret: bytes | None = None,
         host: str = "127.0.0.1",
+        mark: str = "",
+        protocol: int = PROTOCOL,
     ) -> None:
         self.name = NodeId(name)
         self.address = f"{host}:{base}"
@@ -122,7 +127,15 @@ class Player:
         self.on_turn: Callable[[], None] = lambda: None
         self._audience = audience
         self.transport = Transport(
-            Identity(node_id=name, cluster=cluster, incarnation=incarnation, role=NODE, secret=secret),
+            Identity(
+                node_id=name,
+                cluster=cluster,
+                incarnation=incarnation,
+                role=NODE,
+                secret=secret,
+                mark=mark,
+                protocol=protocol,
+            ),
             bind=self.address,
             advertise=self.address,
             deliver=self._deliver,
@@ -142,6 +155,11 @@ class Player:
 
     def dial(self, other: "Player") -> None:
         self.transport.dial(other.name, other.address)
+
+    def lets_in(self, *names: NodeId) -> None:
+        """By a roll that has these, and does not say where they are: they may dial, and are not dialled."""
+        members = tuple(Member(name, "") for name in names)
+        self.transport.admit(Roll(LogIndex(1), True, members), LogIndex(0))
 
     async def hears(self, event: Event, *, times: int = 1, within_ms: int = 5_000) -> None:
         await self._audience.sees(lambda: self.events.count(event) >= times, within_ms=within_ms)
@@ -197,10 +215,20 @@ class Stage:
         secret: bytes | None = None,
         bound: bool = True,
         host: str = "127.0.0.1",
+        mark: str = "",
+        protocol: int = PROTOCOL,
     ) -> Player:
         """A node that listens (or would) on `base`, or on ports nobody has."""
         player = Player(
-            self.audience, name, base or free_base(), incarnation=incarnation, cluster=cluster, secret=secret, host=host
+            self.audience,
+            name,
+            base or free_base(),
+            incarnation=incarnation,
+            cluster=cluster,
+            secret=secret,
+            host=host,
+            mark=mark,
+            protocol=protocol,
         )
         self._exits.callback(player.transport.close)
         if bound:

@@ -18,6 +18,7 @@ from mesh.transport.curve import derive
 from mesh.transport.handshake import (
     HELLO,
     MESSAGE,
+    PROTOCOL,
     REHELLO_FRAME,
     WELCOME,
     Identity,
@@ -87,7 +88,7 @@ def _intruder(port: int, kind: int, secret: bytes | None) -> Iterator["zmq.Socke
 def _frames() -> list[list[bytes]]:
     rng = random.Random(11)
     whole = Notary(Identity(node_id="ben", cluster=CLUSTER, incarnation=1, role="node", secret=None), None).hello(
-        Channel.CTL, b"n" * 16
+        Channel.CTL, b"n" * 16, PROTOCOL
     )
     return [
         [b""],
@@ -191,7 +192,7 @@ def test_a_listener_that_misbehaves_is_dialled_anew(damage: str) -> None:
     async def story() -> None:
         with stage() as s:
             ana, ben = s.node("ana"), s.node("ben")
-            ben.transport.admit([ANA])
+            ben.lets_in(ANA)
             ana.dial(ben)
             await s.sees(lambda: ana.events)
             listener = ben.transport._listeners[Channel.CTL]
@@ -315,7 +316,7 @@ async def test_a_foreign_service_on_the_port_gives_way_to_the_node() -> None:
     with stage() as s:
         ana = s.node("ana")
         ben = s.node("ben", bound=False)
-        ben.transport.admit([ANA])
+        ben.lets_in(ANA)
 
         async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -362,7 +363,7 @@ async def test_the_cast_is_who_it_says() -> None:
         ana, _ = await s.pair(secret=SECRET)
         forged = Notary(Identity(node_id="ben", cluster=CLUSTER, incarnation=9, role="node", secret=None), None)
         with _intruder(ana.base + Channel.CTL, zmq.DEALER, SECRET) as bare:
-            answers = await asyncio.to_thread(_say_all, bare, [[forged.hello(Channel.CTL, b"n" * 16)]])
+            answers = await asyncio.to_thread(_say_all, bare, [[forged.hello(Channel.CTL, b"n" * 16, PROTOCOL)]])
         assert b"not signed with this mesh's secret" in answers[0][0]
         assert ana.transport.counters == {"hello_refused": 1}
         assert EVA not in ana.transport._peers

@@ -13,7 +13,7 @@ from mesh.effects import Channel
 from mesh.events import ClientGone, ClientMessage, Event, PeerMessage
 from mesh.ids import ClientId
 from mesh.transport import CLIENT, ClientLink, Identity, TransportRefused, listener
-from mesh.transport.handshake import MESSAGE, NONCE_BYTES, WELCOME, Notary, header
+from mesh.transport.handshake import MESSAGE, NONCE_BYTES, PROTOCOL, WELCOME, Notary, header
 from mesh.transport.sockets import BYTES_MAX
 from tests.transport.stage import ANA, CLUSTER, SECRET, descriptors, free_base, played, stage, threads, understudy
 
@@ -88,7 +88,7 @@ async def test_what_a_leaving_client_said_last_is_heard_before_it_is_gone() -> N
         with zmq.Context() as context:
             cli = _bare(context, zmq.DEALER)
             cli.connect(f"tcp://127.0.0.1:{ana.base + Channel.DATA}")
-            cli.send(_notary("cli", CLIENT).hello(Channel.DATA, b"n" * NONCE_BYTES))
+            cli.send(_notary("cli", CLIENT).hello(Channel.DATA, b"n" * NONCE_BYTES, PROTOCOL))
             welcome = await asyncio.to_thread(cli.recv)
             assert welcome[0] == WELCOME
             for i in range(100):
@@ -128,7 +128,7 @@ async def test_a_descriptor_used_again_is_not_taken_for_the_client_that_had_it()
         for _ in range(50):
             first, second = _bare(context, zmq.DEALER), _bare(context, zmq.DEALER)
             first.connect(f"tcp://127.0.0.1:{ana.base + Channel.DATA}")
-            first.send(notary.hello(Channel.DATA, b"1" * NONCE_BYTES))
+            first.send(notary.hello(Channel.DATA, b"1" * NONCE_BYTES, PROTOCOL))
             await asyncio.to_thread(first.recv)
             (descriptor,) = door._descriptors
             monitor = door._watch.monitor.socket
@@ -136,7 +136,7 @@ async def test_a_descriptor_used_again_is_not_taken_for_the_client_that_had_it()
             assert monitor.poll(5_000)
             with _only_free_below(descriptor):
                 second.connect(f"tcp://127.0.0.1:{ana.base + Channel.DATA}")
-                second.send(notary.hello(Channel.DATA, b"2" * NONCE_BYTES))
+                second.send(notary.hello(Channel.DATA, b"2" * NONCE_BYTES, PROTOCOL))
                 assert door.socket.poll(5_000)
             door.drain(256)
             reused = descriptor in door._descriptors

@@ -67,7 +67,7 @@ async def test_undialled_means_unheard() -> None:
     """Ben undials Ana and dials her again: in between he hears nothing of her, afterwards he does."""
     with stage() as s:
         ana, ben = s.node("ana"), s.node("ben")
-        ana.transport.admit([BEN])
+        ana.lets_in(BEN)
         ana.transport.publish(b"one")
         ben.dial(ana)
         await ben.hears(GossipReceived(b"one"))

@@ -152,7 +152,7 @@ async def test_a_swallowed_signal_is_found_right_after_the_send() -> None:
         listener = ben.transport._listeners[Channel.CTL]
         assert ben.transport._peers[ANA].links[Channel.CTL].state.value == "up"
         ben.transport.undial(ANA)
-        ben.transport.admit([ANA])
+        ben.lets_in(ANA)
         await s.sees(lambda: listener.has_node(ANA))
         assert ben.transport.send(ANA, Channel.CTL, b"unnoticed")
         while not int(link.socket.get(zmq.EVENTS)) & zmq.POLLIN:  # Consumes the signal once it has come.

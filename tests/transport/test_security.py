@@ -54,7 +54,7 @@ def test_without_the_same_secret_there_is_no_link(anas: bytes | None, bens: byte
             ben.dial(ana)
             await s.sees(lambda: _denied(ana) >= 1 and _denied(ben) >= 1)
             ben.transport.publish(b"rumour")
-            eva.transport.admit([ANA])
+            eva.lets_in(ANA)
             ana.dial(eva)
             await ana.hears(LinkUp(eva.name, 1))
             assert [event for event in ana.events if event != LinkUp(eva.name, 1)] == []
@@ -218,6 +218,6 @@ async def test_a_context_has_one_judge() -> None:
         ana, ben = s.node("ana", secret=SECRET), s.node("ben", secret=OTHER)
         eva, leo = s.node("eva", secret=SECRET), s.node("leo", secret=OTHER)
         for one, other in ((ana, eva), (ben, leo)):
-            other.transport.admit([one.name])
+            other.lets_in(one.name)
             one.dial(other)
             await one.hears(LinkUp(other.name, 1))

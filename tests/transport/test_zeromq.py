@@ -84,7 +84,7 @@ async def test_who_is_not_dialled_back_answers_on_the_same_link() -> None:
     """Only Ana dials; Ben merely admits her. His answers travel back on her link."""
     with stage() as s:
         ana, ben = s.node("ana"), s.node("ben")
-        ben.transport.admit([ANA])
+        ben.lets_in(ANA)
         ana.dial(ben)
         await ana.hears(LinkUp(BEN, 1))
         assert ana.transport.send(BEN, Channel.DATA, b"ping")
@@ -99,10 +99,10 @@ async def test_who_is_admitted_no_longer_is_cut() -> None:
     """Ben admits Ana, then only Eva. Ana's link breaks, her next greetings are refused, and he cannot send to her."""
     with stage() as s:
         ana, ben = s.node("ana"), s.node("ben")
-        ben.transport.admit([ANA])
+        ben.lets_in(ANA)
         ana.dial(ben)
         await ana.hears(LinkUp(BEN, 1))
-        ben.transport.admit([EVA])
+        ben.lets_in(EVA)
         assert not ben.transport.send(ANA, Channel.CTL, b"cut")
         await ana.hears(LinkDown(BEN))
         await ana.counts("refused_by_peer")
@@ -215,7 +215,7 @@ async def test_an_older_self_is_turned_away_and_a_newer_one_takes_over() -> None
     """Two processes claim to be Ben. The newer incarnation has the link; the older is told, whichever came first."""
     with stage() as s:
         ana = s.node("ana")
-        ana.transport.admit([BEN])
+        ana.lets_in(BEN)
         first, third, second = (s.node("ben", incarnation=n) for n in (1, 3, 2))
         first.dial(ana)
         await first.hears(LinkUp(ANA, 1))
@@ -236,7 +236,7 @@ async def test_an_older_self_is_turned_away_even_when_the_newer_is_gone() -> Non
     dialled."""
     with stage() as s:
         ana = s.node("ana")
-        ana.transport.admit([BEN])
+        ana.lets_in(BEN)
         third = s.node("ben", incarnation=3)
         third.dial(ana)
         await third.hears(LinkUp(ANA, 1))
@@ -280,7 +280,7 @@ async def test_whoever_answers_must_be_who_was_dialled() -> None:
     """Ana dials Eva and gets Ben, who even knows her. His welcome is not believed."""
     with stage() as s:
         ana, ben = s.node("ana"), s.node("ben")
-        ben.transport.admit([ANA])
+        ben.lets_in(ANA)
         ana.transport.dial(NodeId("eva"), ben.address)
         await ana.counts("welcome_refused")
         assert ana.events == []
@@ -443,7 +443,7 @@ async def test_a_node_without_descriptors_keeps_its_links_and_recovers() -> None
     with stage() as s:
         ana, ben = await s.pair()
         eva = s.node("eva")
-        eva.transport.admit([ANA])
+        eva.lets_in(ANA)
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         held: list[int] = []
         try:
@@ -468,7 +468,7 @@ async def test_dialling_before_binding_is_fine() -> None:
     """A node may know whom to dial before it has its ports; gossip included."""
     with stage() as s:
         ana, ben = s.node("ana"), s.node("ben", bound=False)
-        ana.transport.admit([BEN])
+        ana.lets_in(BEN)
         ana.transport.publish(b"rumour")
         ben.dial(ana)
         await ben.hears(LinkUp(ANA, 1))
@@ -482,7 +482,7 @@ async def test_a_stopped_node_is_neither_up_nor_in_the_way() -> None:
     told until he goes on, and Ana serves Eva meanwhile."""
     with stage() as s:
         ana, eva = s.node("ana"), s.node("eva")
-        eva.transport.admit([ANA])
+        eva.lets_in(ANA)
         base = free_base()
         async with understudy("ben", base) as ben:
             ben.send_signal(signal.SIGSTOP)

@@ -3,9 +3,11 @@
 import asyncio
 import sys
 
+from mesh.admission import Roll
+from mesh.durable import Member
 from mesh.effects import Channel
 from mesh.events import ClientMessage, Event, PeerMessage
-from mesh.ids import NodeId
+from mesh.ids import LogIndex, NodeId
 from mesh.transport import NODE, Identity, Transport
 from tests.transport.stage import CLUSTER
 
@@ -32,7 +34,7 @@ async def serve(name: str, base: str, incarnation: str, secret: str, *dials: str
         loop=asyncio.get_running_loop(),
     )
     transport.bind()
-    transport.admit([NodeId("ana")])
+    transport.admit(Roll(LogIndex(1), True, (Member(NodeId("ana"), ""),)), LogIndex(0))
     for peer, address in (dial.split("=") for dial in dials):
         transport.dial(NodeId(peer), address)
     print("serving", flush=True)
