@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 KNOCK_MS_MAX = 5_000
 """Whoever has not knocked for this long is not waiting any more."""
 KNOCKS_MAX = 100
+REFUSAL_MS_MAX = 10_000
+"""A node that is in the configuration and has not been turned away for this long votes again."""
 CAUGHT_UP = "replicate"
 """How a follower is replicated to that needs no probing and no table."""
 
@@ -121,7 +123,12 @@ class Membership:
         """Names of logs, as links have shown them."""
         self._knocks: dict[NodeId, tuple[Member, int]] = {}
         self._failed_since_ms: dict[NodeId, int] = {}
-        self._told: tuple[Configuration, LogIndex, bool] | None = None
+        self._told: Configuration | None = None
+        self.settled: Configuration | None = None
+        """The configuration that the shell was told is in force and committed: until it changes there is nothing to
+        tell.
+        """
+        self._turned_away_ms = 0
         self.since = LogIndex(0)
         """Index of the latest configuration that has this node with this log; 0 if none."""
         self._is_retired = False
@@ -132,16 +139,16 @@ class Membership:
         """Whether the configuration in force, or whether it is committed, has changed: tell the shell."""
         raft = self._node.raft
         configuration, index = raft.configuration, raft.configuration_index
-        told = self._told
         is_committed = index <= raft.commit_index
-        if told is not None and told[0] is configuration and told[2] == is_committed:
+        if configuration is self._told and not is_committed:
             return
-        self._told = (configuration, index, is_committed)
+        self._told = configuration
+        self.settled = configuration if is_committed else None
         history = raft.log.configurations
         found = history.since(self._node.node_id, self._mark, by_name=self._is_founder)
         if found or self.since > history.oldest_index:
             self.since = found
-        if self.since == index:
+        if self._is_in:
             raft.unbar()
         roll = Roll(index, is_committed, configuration.members, configuration.forgotten)
         self._node.out.append(Admit(roll, self.since))
@@ -154,10 +161,23 @@ class Membership:
             self._retire()
         elif event.verdict == Verdict.REPLACED and event.index > self.since:
             self._node.raft.bar()
+            self._turned_away_ms = self._node.now_ms
             if not self._node.counters.get("replaced"):
                 text = f"{event.peer} knows {self._node.node_id} with another log; waiting to be taken in as a learner"
                 self._node.out.append(Notice("replaced", text))
             self._node.count("replaced")
+
+    def _forget_old_refusal(self) -> None:
+        """Whoever turned us away may have gone by a configuration that was cut again."""
+        raft = self._node.raft
+        if raft.is_barred and self._is_in and self._node.now_ms - self._turned_away_ms > REFUSAL_MS_MAX:
+            raft.unbar()
+
+    @property
+    def _is_in(self) -> bool:
+        """Whether the configuration in force has this very log. Our id alone proves nothing."""
+        member = self._node.raft.configuration.member(self._node.node_id)
+        return member is not None and member.mark == self._mark
 
     def _retire(self) -> None:
         if not self._is_retired:
@@ -215,9 +235,8 @@ class Membership:
     def check(self) -> None:
         """Propose what is due. Called with every heartbeat, and when something has changed."""
         node = self._node
-        if not node.leading.dispatcher.in_office:
-            return
-        if node.raft.is_configuring:
+        self._forget_old_refusal()
+        if not node.leading.dispatcher.in_office or node.raft.is_configuring:
             return
         facts = self.facts()
         changed = node.orders.wanted(facts) or next_change(node.raft.configuration, facts, node.config.membership)

@@ -153,10 +153,12 @@ class Node:
                 out.extend(self.transfers.offer(peer, self.now_ms))
             self.leading.check()
         self.leading.check()
+        configuration = raft.configuration
+        if configuration is not self.membership.settled:
+            if configuration is not self._configuration:
+                self._members_changed()
+            self.membership.look()
         self.clients.answer_ready()
-        if raft.configuration is not self._configuration:
-            self._members_changed()
-        self.membership.look()
         told = (raft.term, raft.leader_id)
         if told != self._told:
             self._told = told

@@ -168,6 +168,10 @@ class Replica:
         """The configuration in force has this very log."""
         self._s.is_barred = False
 
+    @property
+    def is_barred(self) -> bool:
+        return self._s.is_barred
+
     def link_down(self, peer: NodeId, now_ms: int) -> None:
         """The link to `peer` broke, and what was under way on it is lost."""
         s = self._s

@@ -346,14 +346,14 @@ def test_a_lost_disk_neither_votes_nor_campaigns_until_it_is_taken_in() -> None:
     leader = stage.leader.node_id
     stage.start(wiped, mark=f"{wiped}-2", incarnation=2)
     stage.say(wiped, events.TurnedAway(leader, Verdict.REPLACED, stage.leader.raft.configuration_index))
-    assert stage.nodes[wiped].raft._s.is_barred
+    assert stage.nodes[wiped].raft.is_barred
     assert "replaced" in stage.nodes[wiped].counted()
     knock(stage, leader, member(wiped, "2"))
     stage.run(3)
     assert configuration(stage).learners == (member(wiped, "2"),)
     assert configuration(stage).forgotten == (f"{wiped}-1",)
     stage.run(40)
-    assert not stage.nodes[wiped].raft._s.is_barred
+    assert not stage.nodes[wiped].raft.is_barred
     stage.run(6_000)
     assert wiped in configuration(stage).voter_ids
 
@@ -372,3 +372,17 @@ def test_heartbeats_of_another_log_are_dropped() -> None:
     seen = stage.nodes[leader].detector.member(other)
     assert seen is not None and seen.incarnation == 1
     assert stage.nodes[leader].counters["heartbeats_dropped"] > 0
+
+
+def test_a_refusal_that_was_taken_back_is_forgotten() -> None:
+    """Somebody turns eva away by a configuration that is cut again. 10 s later she may be chosen again."""
+    stage = Stage(ANA, BEN, EVA)
+    leader = stage.leader.node_id
+    other = BEN if leader == ANA else ANA
+    stage.say(leader, events.LinkUp(other, 1, ""))
+    stage.say(other, events.TurnedAway(leader, Verdict.REPLACED, 9_999))
+    assert stage.nodes[other].raft.is_barred
+    stage.run(9_000)
+    assert stage.nodes[other].raft.is_barred
+    stage.run(2_000)
+    assert not stage.nodes[other].raft.is_barred
