@@ -6,16 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mesh.storage.faults import StoreDamaged, StoreRefused
+from mesh.storage.faults import LOOK_AT_THE_DISK, MAKE_ROOM, StoreDamaged, StoreRefused, in_words, is_full
 from mesh.storage.write_ahead import lost_commits
 
-SCHEMA = 1
-"""Version of the tables, in `user_version`. A higher one on disk is refused: it was written by a later release."""
+SCHEMA = 2
+"""Version of the tables, in `user_version`. Another one on disk is refused: another release wrote it."""
 
 BUSY_TIMEOUT_S = 2.0
 WAL_BYTES_KEPT_MAX = 64 << 20
 """A write-ahead log that grew while a snapshot was read is cut back to this."""
 CACHE_KIB = 32_768
+
+_TORN = (sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS)
+"""What SQLite calls errors of the disk, and is a file without its end."""
+
+_COPY = f"PRAGMA application_id = {SCHEMA};"
+"""The version twice: one of them with a flipped bit is not taken for another release."""
 
 _DEFINITIONS = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
 _SETTINGS = """
@@ -63,9 +69,12 @@ def opening(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.OperationalError, OSError) as error:
-        raise StoreRefused(f"{path} cannot be used: {error}.") from error
+        if getattr(error, "sqlite_errorcode", 0) in _TORN:
+            raise StoreDamaged(f"{path} is damaged: it is shorter than it was.") from error
+        what_to_do = MAKE_ROOM if is_full(error) else LOOK_AT_THE_DISK
+        raise StoreRefused(f"{path} cannot be used: {in_words(error)}. {what_to_do}") from error
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # The latter: SQLite quoted what it could not read.
-        raise StoreDamaged(f"{path} is damaged ({error}): this node must not take part with what is left.") from error
+        raise StoreDamaged(f"{path} is damaged: {error}.") from error
 
 
 def refuse_lost_commits(path: Path) -> None:
@@ -80,16 +89,22 @@ def ensure_tables(path: Path, connection: sqlite3.Connection, tables: str, *, ma
     Exactly: one flipped bit in `PRIMARY KEY` leaves a table that SQLite reads without complaint, and finds nothing in.
 
     Raises:
-        StoreRefused: a later release wrote them.
+        StoreRefused: another release wrote them.
         StoreDamaged: there are none, or other ones.
     """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > SCHEMA:
-        raise StoreRefused(f"{path} was written by a later release (tables {version}, this one knows {SCHEMA}).")
+    if (version,) != connection.execute("PRAGMA application_id").fetchone():
+        raise StoreDamaged(f"{path} is damaged: its header is not as it was written.")
+    if version not in (0, SCHEMA):
+        release = "a later" if version > SCHEMA else "an earlier"
+        raise StoreRefused(
+            f"{path} was written by {release} release (tables {version}, this one knows {SCHEMA}):"
+            " start it with that release."
+        )
     if version == 0:
         if not may_be_new:
             raise StoreDamaged(f"{path} is empty: what was promised is lost.")
-        connection.executescript(f"BEGIN IMMEDIATE; {tables} PRAGMA user_version = {SCHEMA}; COMMIT;")
+        connection.executescript(f"BEGIN IMMEDIATE; {tables} PRAGMA user_version = {SCHEMA}; {_COPY} COMMIT;")
     model = sqlite3.connect(":memory:", isolation_level=None)
     try:
         model.executescript(tables)

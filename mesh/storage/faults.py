@@ -1,21 +1,79 @@
 """What can be wrong with a data directory, and what happens when a disk fails under a running node."""
 
+import errno
+import sqlite3
 from collections.abc import Callable
 from threading import Lock
 
 from mesh.events import DiskFailed, Event
 
+WHAT_TO_DO = (
+    "Start the node again: unless it is the only voter, it sets this directory aside and recovers from its peers; "
+    "otherwise restore the whole directory, never one file of it, as it was when the node was last stopped."
+)
+"""For whoever reads that a directory is damaged, at any hour of the night."""
+
+MAKE_ROOM = "Make room on this disk, then start the node again."
+LOOK_AT_THE_DISK = (
+    "See whether this disk is full (df) and what the kernel says of it (dmesg), then start the node again."
+)
+
 
 class StoreRefused(Exception):
-    """This data directory cannot be used by this node. The message is one sentence, fit for an operator."""
+    """This data directory cannot be used by this node. The message is for an operator: what is wrong, in which file,
+    what to do.
+    """
 
 
 class StoreDamaged(StoreRefused):
     """What was durable is no longer there, or not as it was written.
 
     The node must not start from it: it would vote and answer as if it had never promised what is lost (consensus A6,
-    D3, D4). Nothing is deleted. The way back is an empty directory and a new place in the mesh.
+    D3, D4). Nothing is deleted. The way back is an empty directory and a new place in the mesh: `set_aside`.
+
+    Attributes:
+        finding: what is wrong and in which file, without what to do about it.
     """
+
+    def __init__(self, finding: str) -> None:
+        super().__init__(f"{finding} {WHAT_TO_DO}")
+        self.finding = finding
+
+
+class DiskBehind(Exception):
+    """More waits for the disk than is allowed to."""
+
+
+def in_words(error: BaseException) -> str:
+    """What a disk or SQLite complained of."""
+    if isinstance(error, StoreDamaged):
+        return error.finding
+    if isinstance(error, DiskBehind):
+        return str(error)
+    if isinstance(error, sqlite3.Error):
+        name = getattr(error, "sqlite_errorname", "")
+        return f"{error} ({name})" if name else str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{type(error).__name__}: {error}"
+
+
+def advice(error: BaseException) -> str:
+    """What to do about it."""
+    if isinstance(error, StoreDamaged):
+        return WHAT_TO_DO
+    if is_full(error):
+        return MAKE_ROOM
+    if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+        return WHAT_TO_DO
+    return LOOK_AT_THE_DISK
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether there is no room for what was to be written."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Fault:
@@ -36,5 +94,5 @@ class Fault:
         with self._lock:
             if self.reason:
                 return
-            self.reason = f"{doing}: {type(error).__name__}: {error}"
+            self.reason = f"{doing} failed: {in_words(error).rstrip('.')}. {advice(error)}"
         self._post(DiskFailed(self.reason))

@@ -19,6 +19,8 @@ from mesh.ids import TaskId
 from mesh.storage.checksums import finished_crc, task_crcs, values_crc
 from mesh.storage.database import connect, ensure_tables, refuse_lost_commits, sync_directory
 from mesh.storage.faults import StoreDamaged
+from mesh.storage.single_rows import checked_row, put_row
+from mesh.storage.witness import Counted, Owner, Witness
 from mesh.wire.codec import encode
 
 ROWS_PER_STATEMENT = 64
@@ -33,6 +35,10 @@ CREATE TABLE tasks (task_id TEXT PRIMARY KEY, state INTEGER, capability TEXT, fi
 CREATE INDEX tasks_finished ON tasks (finished, task_id, fingerprint, key_crc) WHERE finished > 0;
 CREATE TABLE events (idx INTEGER PRIMARY KEY, crc INTEGER, data BLOB);
 CREATE TABLE mark (id INTEGER PRIMARY KEY CHECK (id = 1), rows INTEGER, key_sum INTEGER, crc INTEGER, data BLOB);
+CREATE TABLE owner (id INTEGER PRIMARY KEY CHECK (id = 1), node_id TEXT, cluster TEXT, created TEXT, crc INTEGER);
+-- The start this file was last used in, and how far the log was durable at the last write.
+CREATE TABLE seen (id INTEGER PRIMARY KEY CHECK (id = 1), incarnation INTEGER, cuts INTEGER, last INTEGER, term INTEGER,
+                   voted_for TEXT, crc INTEGER);
 """
 
 _UPSERT = [
@@ -78,22 +84,50 @@ class TableContents(msgspec.Struct, frozen=True):
 class LedgerStore:
     """One table file, open for writing. Methods raise sqlite3.Error or OSError when the disk fails."""
 
-    def __init__(self, path: Path, *, may_be_new: bool = False) -> None:
+    def __init__(self, path: Path, owner: Owner, *, may_be_new: bool = False) -> None:
         self.path = path
         refuse_lost_commits(path)
         self._db = connect(path)
         try:
             ensure_tables(path, self._db, _TABLES, may_be_new=may_be_new)
-            self._mark, self._totals = read_mark(self._db)
+            if may_be_new and self._db.execute("SELECT count(*) FROM owner").fetchone() == (0,):
+                self._begin(owner)
+            self._mark, self._totals = read_mark(path, self._db)
+            self.owner = Owner(*checked_row(path, self._db, "owner", "node_id, cluster, created"))
+            self.incarnation, *seen = checked_row(path, self._db, "seen", "incarnation, cuts, last, term, voted_for")
+            self.witness = Witness(*seen)
         except BaseException:
             self._db.close()
             raise
 
+    @property
+    def counted(self) -> Counted:
+        return Counted(self.path, self.incarnation)
+
+    def _begin(self, owner: Owner) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        put_row(self._db, "owner", owner.node_id, owner.cluster, owner.created)
+        put_row(self._db, "seen", 0, *Witness())
+        self._db.execute("COMMIT")
+
     def close(self) -> None:
         self._db.close()
 
-    def write(self, write: LedgerWrite) -> None:
-        """Bring the table to `write.mark`, in one transaction.
+    def count_start(self, incarnation: int) -> None:
+        """Count one more start of this node, durably."""
+        self._db.execute("BEGIN IMMEDIATE")
+        self._put_seen(incarnation, self.witness)
+        self._db.execute("COMMIT")
+
+    def bear_witness(self, log: Witness) -> None:
+        """Keep, durably, how far the log is durable. Nothing is written if that is known."""
+        if log != self.witness:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._put_seen(self.incarnation, log)
+            self._db.execute("COMMIT")
+
+    def write(self, write: LedgerWrite, log: Witness) -> None:
+        """Bring the table to `write.mark`, in one transaction. `log` is how far the log is durable.
 
         Forgotten ids go first: an id that is in `rows` too was submitted again after it was forgotten.
         """
@@ -104,6 +138,7 @@ class LedgerStore:
         self._put(write.rows, write.events)
         self._db.execute("DELETE FROM events WHERE idx < ?", (write.events_from,))
         self._put_mark(write.mark)
+        self._put_seen(self.incarnation, log)
         self._db.execute("COMMIT")
 
     def stage(self, rows: Sequence[TaskRow], events: Sequence[tuple[int, bytes]]) -> None:
@@ -113,11 +148,12 @@ class LedgerStore:
         self._put(rows, events)
         self._db.execute("COMMIT")
 
-    def complete(self, mark: LedgerMark) -> None:
+    def complete(self, mark: LedgerMark, incarnation: int, log: Witness) -> None:
         """Seal a staged table; when this returns, all of it is durable."""
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("BEGIN IMMEDIATE")
         self._put_mark(mark)
+        self._put_seen(incarnation, log)
         self._db.execute("COMMIT")
         sync_directory(self.path.parent)
 
@@ -126,7 +162,7 @@ class LedgerStore:
         live: list[TaskRow] = []
         key_sum = 0
         for found in self._db.execute(f"SELECT {TASK_COLUMNS} FROM tasks WHERE finished = 0 ORDER BY rowid"):
-            live.append(task_row(found))
+            live.append(task_row(self.path, found))
             key_sum += found[KEY_CRC]
         rows = self._db.execute(
             "SELECT task_id, finished, fingerprint, key_crc FROM tasks WHERE finished > 0 ORDER BY finished"
@@ -159,6 +195,10 @@ class LedgerStore:
         values = (*self._totals, _mark_crc(self._totals, data), data)
         self._db.execute("INSERT OR REPLACE INTO mark VALUES (1, ?, ?, ?, ?)", values)
         self._mark = mark
+
+    def _put_seen(self, incarnation: int, log: Witness) -> None:
+        put_row(self._db, "seen", incarnation, *log)
+        self.incarnation, self.witness = incarnation, log
 
     def _uncount(self, task_ids: list[TaskId]) -> None:
         """These rows, as far as they exist, are about to go or to change."""
@@ -196,28 +236,28 @@ def _event_crc(index: int, data: bytes) -> int:
 # ------------------------------------------------------
 
 
-def task_row(values: Sequence[Any]) -> TaskRow:
-    """From TASK_COLUMNS. Raises StoreDamaged if the row is not as it was written."""
+def task_row(path: Path, values: Sequence[Any]) -> TaskRow:
+    """From TASK_COLUMNS of the table in `path`. Raises StoreDamaged if the row is not as it was written."""
     _, key_crc, crc, task_id, state, capability, finished, signed, record = values
     row = TaskRow(task_id, state, capability, finished, signed if signed >= 0 else signed + 2 * _SIGNED, record)
     if type(record) is not bytes or task_crcs(row) != (key_crc, crc):
-        raise StoreDamaged(f"The task table is damaged: task {task_id} is not as it was written.")
+        raise StoreDamaged(f"{path} is damaged: task {task_id} is not as it was written.")
     return row
 
 
-def event_batch(index: int, crc: int, data: bytes) -> tuple[int, bytes]:
+def event_batch(path: Path, index: int, crc: int, data: bytes) -> tuple[int, bytes]:
     """Raises StoreDamaged if the events are not as they were written."""
     if type(data) is not bytes or _event_crc(index, data) != crc:
-        raise StoreDamaged(f"The task table is damaged: the events of entry {index} are not as they were written.")
+        raise StoreDamaged(f"{path} is damaged: the events of entry {index} are not as they were written.")
     return index, data
 
 
-def read_mark(connection: sqlite3.Connection) -> tuple[LedgerMark | None, Totals]:
+def read_mark(path: Path, connection: sqlite3.Connection) -> tuple[LedgerMark | None, Totals]:
     """Where the table stands (None if nothing was ever written), and what must be in it. Raises StoreDamaged."""
     row = connection.execute("SELECT rows, key_sum, crc, data FROM mark").fetchone()
     if row is None:
         return None, Totals()
     totals, data = Totals(*row[:2]), row[3]
     if type(data) is not bytes or _mark_crc(totals, data) != row[2]:
-        raise StoreDamaged("The task table is damaged: its mark is not as it was written.")
+        raise StoreDamaged(f"{path} is damaged: its mark is not as it was written.")
     return _decode_mark(data), totals

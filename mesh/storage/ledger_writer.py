@@ -6,7 +6,6 @@ before is dropped.
 """
 
 from collections.abc import Callable
-from queue import SimpleQueue
 
 from mesh.effects import StageSnapshot, WriteLedger
 from mesh.events import Event, LedgerWritten, SnapshotInstalled
@@ -16,6 +15,7 @@ from mesh.storage.ledger_store import LedgerStore
 from mesh.storage.log_writer import Installation, LogWriter
 from mesh.storage.reader import Reader
 from mesh.storage.recovery import join
+from mesh.storage.work_queue import WorkQueue
 
 LedgerWork = WriteLedger | StageSnapshot | Installation
 
@@ -33,7 +33,7 @@ class LedgerWriter:
         fault: Fault,
         post: Callable[[Event], None],
     ) -> None:
-        self.queue: SimpleQueue[LedgerWork | None] = SimpleQueue()
+        self.queue: WorkQueue[LedgerWork] = WorkQueue()
         self.ledger = ledger
         self._directory = directory
         self._number = number
@@ -53,14 +53,14 @@ class LedgerWriter:
             try:
                 self._perform(work)
             except Exception as error:  # Whatever it is, what was asked for is not durable and never will be.
-                self._fault.report("writing the task table", error)
+                self._fault.report(f"Writing {self.ledger.path}", error)
         if not self._fault.reason:
             self._drop_staged()
 
     def _perform(self, work: LedgerWork) -> None:
         match work:
             case WriteLedger(write):
-                self.ledger.write(write)
+                self.ledger.write(write, self._log_writer.witness)
                 self._log_writer.covered_index = write.mark.applied_index
                 self._post(LedgerWritten(write.mark.applied_index))
             case StageSnapshot():
@@ -72,7 +72,9 @@ class LedgerWriter:
         if effect.first:
             self._drop_staged()
             self._number += 1
-            self._staged = LedgerStore(self._directory.ledger(self._number), may_be_new=True)
+            self._staged = LedgerStore(
+                self._directory.ledger(self._number), self._directory.identity.owner, may_be_new=True
+            )
             self._transfer = effect.transfer
         assert self._staged is not None and self._transfer == effect.transfer, (
             "a table is staged from its first rows on"
@@ -82,7 +84,7 @@ class LedgerWriter:
     def _install(self, installation: Installation) -> None:
         staged, effect = self._staged, installation.effect
         assert staged is not None and self._transfer == effect.transfer, "only what was staged is installed"
-        staged.complete(effect.mark)
+        staged.complete(effect.mark, self.ledger.incarnation, self._log_writer.witness)
         installation.staged(self._number)
         if not installation.wait_switched():
             return

@@ -6,16 +6,17 @@ a whole or not at all.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from mesh.durable import Entry, HardState, LedgerMark
 from mesh.effects import Persist
-from mesh.ids import LogIndex, Term
-from mesh.storage.checksums import entry_crc, values_crc
+from mesh.ids import LogIndex, NodeId, Term
+from mesh.storage.checksums import entry_crc
 from mesh.storage.database import connect, ensure_tables, refuse_lost_commits, refuse_malformed
 from mesh.storage.faults import StoreDamaged
+from mesh.storage.single_rows import checked_row, put_row
+from mesh.storage.witness import Counted, Owner, Witness
 
 ROWS_PER_STATEMENT = 64
 """Each step of a statement gives the interpreter lock away and must get it back, which under load costs more than the
@@ -27,8 +28,10 @@ CREATE TABLE entries (idx INTEGER PRIMARY KEY, term INTEGER, kind INTEGER, crc I
 CREATE TABLE tail (id INTEGER PRIMARY KEY CHECK (id = 1), last INTEGER);
 CREATE TABLE vote (id INTEGER PRIMARY KEY CHECK (id = 1), term INTEGER, voted_for TEXT, crc INTEGER);
 CREATE TABLE start (id INTEGER PRIMARY KEY CHECK (id = 1), before_index INTEGER, before_term INTEGER, crc INTEGER);
-CREATE TABLE owner (id INTEGER PRIMARY KEY CHECK (id = 1), node_id TEXT, cluster TEXT, crc INTEGER);
-CREATE TABLE run (id INTEGER PRIMARY KEY CHECK (id = 1), incarnation INTEGER, ledger INTEGER, crc INTEGER);
+CREATE TABLE owner (id INTEGER PRIMARY KEY CHECK (id = 1), node_id TEXT, cluster TEXT, created TEXT, crc INTEGER);
+-- In which start it was last used, which table it goes with, and how often it was cut back.
+CREATE TABLE run (id INTEGER PRIMARY KEY CHECK (id = 1), incarnation INTEGER, ledger INTEGER, cuts INTEGER,
+                  crc INTEGER);
 CREATE TRIGGER tail_follows AFTER INSERT ON entries BEGIN UPDATE tail SET last = NEW.idx WHERE id = 1; END;
 """
 _INSERT = ["INSERT INTO entries VALUES " + ",".join(["(?,?,?,?,?)"] * rows) for rows in range(ROWS_PER_STATEMENT + 1)]
@@ -54,54 +57,61 @@ class LogStore:
     """`log.db`, held exclusively. Methods raise sqlite3.Error or OSError when the disk fails, AssertionError when
     asked for what no correct core asks."""
 
-    def __init__(self, path: Path, *, node_id: str, cluster: str, may_be_new: bool = False) -> None:
+    def __init__(self, path: Path, owner: Owner, *, may_be_new: bool = False) -> None:
         self.path = path
         refuse_lost_commits(path)
         self._db = connect(path, exclusive=True)
         try:
             ensure_tables(path, self._db, _TABLES, may_be_new=may_be_new)
             if may_be_new and self._db.execute("SELECT count(*) FROM owner").fetchone() == (0,):
-                self._begin(node_id, cluster)
+                self._begin(owner)
             refuse_malformed(path, self._db)
-            self.node_id, self.cluster = self._one("owner", "node_id, cluster")
-            self.incarnation, self.ledger_number = self._one("run", "incarnation, ledger")
-            self.before_index, self.before_term = self._one("start", "before_index, before_term")
-            self.last_index: int = self._db.execute("SELECT last FROM tail").fetchone()[0]
+            self.owner = Owner(*checked_row(self.path, self._db, "owner", "node_id, cluster, created"))
+            self.incarnation, self.ledger_number, self.cuts = checked_row(
+                self.path, self._db, "run", "incarnation, ledger, cuts"
+            )
+            self.before_index, self.before_term = checked_row(self.path, self._db, "start", "before_index, before_term")
+            self.term, self.voted_for = checked_row(self.path, self._db, "vote", "term, voted_for")
+            self.last_index: int = self._tail()
         except BaseException:
             self._db.close()
             raise
 
-    def _begin(self, node_id: str, cluster: str) -> None:
+    @property
+    def witness(self) -> Witness:
+        """How far it is durable. To be asked by the thread that writes it."""
+        return Witness(self.cuts, self.last_index, self.term, self.voted_for)
+
+    @property
+    def counted(self) -> Counted:
+        return Counted(self.path, self.incarnation)
+
+    def _begin(self, owner: Owner) -> None:
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute("INSERT INTO tail VALUES (1, 0)")
-        self._put("owner", node_id, cluster)
-        self._put("run", 0, 1)
-        self._put("start", 0, 0)
-        self._put("vote", 0, None)
+        put_row(self._db, "owner", owner.node_id, owner.cluster, owner.created)
+        put_row(self._db, "run", 0, 1, 0)
+        put_row(self._db, "start", 0, 0)
+        put_row(self._db, "vote", 0, None)
         self._db.execute("COMMIT")
 
-    def _put(self, table: str, *values: str | int | None) -> None:
-        marks = ", ?" * (len(values) + 1)
-        self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES (1{marks})", (*values, values_crc(table, *values)))
-
-    def _one(self, table: str, columns: str) -> tuple[Any, ...]:
-        """The only row of a table, checked."""
-        row = self._db.execute(f"SELECT {columns}, crc FROM {table} WHERE id = 1").fetchone()
-        if row is None or values_crc(table, *row[:-1]) != row[-1]:
-            raise StoreDamaged(f"{self.path} is damaged: its {table} is not as it was written.")
-        return tuple(row[:-1])
+    def _tail(self) -> int:
+        row = self._db.execute("SELECT last FROM tail WHERE id = 1").fetchone()
+        if row is None or type(row[0]) is not int:
+            raise StoreDamaged(f"{self.path} is damaged: its tail is not as it was written.")
+        return row[0]
 
     def close(self) -> None:
         self._db.close()
 
-    def begin_incarnation(self) -> None:
+    def count_start(self, incarnation: int) -> None:
         """Count one more start of this node, durably."""
-        self.incarnation += 1
-        self._put("run", self.incarnation, self.ledger_number)
+        self.incarnation = incarnation
+        put_row(self._db, "run", self.incarnation, self.ledger_number, self.cuts)
 
     def read(self) -> LogContents:
         """Everything, each row checked. Raises StoreDamaged at the first that is wrong or missing."""
-        term, voted_for = self._one("vote", "term, voted_for")
+        self.term, self.voted_for = checked_row(self.path, self._db, "vote", "term, voted_for")
         rows = self._db.execute(
             "SELECT idx, term, kind, data, crc FROM entries WHERE idx > ? ORDER BY idx", (self.before_index,)
         )
@@ -117,7 +127,10 @@ class LogStore:
             expected += 1
         if expected != self.last_index + 1:
             raise StoreDamaged(f"{self.path} is damaged: it ends at {expected - 1}, not at {self.last_index}.")
-        hard_state = HardState(Term(term), voted_for) if (term, voted_for) != (0, None) else None
+        is_new = (self.term, self.voted_for) == (0, None)
+        hard_state = (
+            None if is_new else HardState(Term(self.term), None if self.voted_for is None else NodeId(self.voted_for))
+        )
         return LogContents(hard_state, LogIndex(self.before_index), Term(self.before_term), entries)
 
     # --- while the node runs ------------------------------------------------------------------------------------------
@@ -141,18 +154,22 @@ class LogStore:
             self._insert(entries)
         elif hard_state is not None or kept < self.last_index or entries:
             self._replace(hard_state, kept, entries)
+        if hard_state is not None:
+            self.term, self.voted_for = hard_state.term, hard_state.voted_for
         self.last_index = kept + len(entries)
 
     def _replace(self, hard_state: HardState | None, kept: int, entries: list[Entry]) -> None:
         self._db.execute("BEGIN IMMEDIATE")
         if hard_state is not None:
-            self._put("vote", hard_state.term, hard_state.voted_for)
+            put_row(self._db, "vote", hard_state.term, hard_state.voted_for)
         if kept < self.last_index:
             self._db.execute("DELETE FROM entries WHERE idx > ?", (kept,))
             self._db.execute("UPDATE tail SET last = ?", (kept,))
+            put_row(self._db, "run", self.incarnation, self.ledger_number, self.cuts + 1)
         for at in range(0, len(entries), ROWS_PER_STATEMENT):
             self._insert(entries[at : at + ROWS_PER_STATEMENT])
         self._db.execute("COMMIT")
+        self.cuts += kept < self.last_index
 
     def _insert(self, entries: list[Entry]) -> None:
         values: list[int | bytes] = []
@@ -165,7 +182,7 @@ class LogStore:
         if index <= self.before_index:
             return
         assert index <= self.last_index, "a log is never trimmed beyond its end"
-        self._put("start", index, term)
+        put_row(self._db, "start", index, term)
         self.before_index, self.before_term = index, term
 
     def delete_some(self, count: int) -> bool:
@@ -183,12 +200,14 @@ class LogStore:
 
         One commit decides for both files: until it, the old table counts, from it on, the new one.
         """
+        cuts = self.cuts if passes else self.cuts + 1
         self._db.execute("BEGIN IMMEDIATE")
         if not passes:
             self._db.execute("DELETE FROM entries")
             self._db.execute("UPDATE tail SET last = ?", (mark.applied_index,))
-        self._put("start", mark.applied_index, mark.applied_term)
-        self._put("run", self.incarnation, ledger_number)
+        put_row(self._db, "start", mark.applied_index, mark.applied_term)
+        put_row(self._db, "run", self.incarnation, ledger_number, cuts)
         self._db.execute("COMMIT")
-        self.before_index, self.before_term, self.ledger_number = mark.applied_index, mark.applied_term, ledger_number
+        self.before_index, self.before_term = mark.applied_index, mark.applied_term
+        self.ledger_number, self.cuts = ledger_number, cuts
         self.last_index = self.last_index if passes else mark.applied_index

@@ -5,7 +5,7 @@ round is one transaction and one sync; the answer names the last token, which st
 """
 
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import Empty
 from threading import Event as Signal
 from time import perf_counter
 
@@ -14,6 +14,8 @@ from mesh.effects import InstallSnapshot, Persist, TrimLog
 from mesh.events import Durable, Event
 from mesh.storage.faults import Fault
 from mesh.storage.log_store import LogContents, LogStore
+from mesh.storage.witness import Witness
+from mesh.storage.work_queue import WorkQueue
 
 GROUP_MAX = 512
 """Effects taken from the queue at once: what is waited for is never further away than these."""
@@ -65,11 +67,15 @@ class LogWriter:
     def __init__(
         self, log: LogStore, ledger_mark: LedgerMark | None, fault: Fault, post: Callable[[Event], None]
     ) -> None:
-        self.queue: SimpleQueue[LogWork | None] = SimpleQueue()
+        self.queue: WorkQueue[LogWork] = WorkQueue()
         self.covered_index = 0 if ledger_mark is None else int(ledger_mark.applied_index)
         """What the table on disk covers; the ledger writer moves it. The log is never trimmed beyond."""
+        self.witness: Witness = log.witness
+        """How far the log is durable. A new object after each commit, so that any thread may look at it at any time."""
         self.commits = 0
         self.slowest_commit_ms = 0.0
+        self.commit_since_s = 0.0
+        """When the commit that is under way began, by the clock of `perf_counter`; 0 between commits."""
         self._log = log
         self._fault = fault
         self._post = post
@@ -86,7 +92,7 @@ class LogWriter:
             try:
                 self._perform([item for item in work if item is not None])
             except Exception as error:  # Whatever it is, what was asked for is not durable and never will be.
-                self._fault.report("writing the log", error)
+                self._fault.report(f"Writing {self._log.path}", error)
 
     def _take(self) -> list[LogWork | None]:
         """All that waits. Empty only if there is nothing, and old entries to be deleted instead."""
@@ -111,14 +117,16 @@ class LogWriter:
             else:
                 self._install(item)
         self._commit(group)
-        if self._trimming and self.queue.empty():
+        if self._trimming and not self.queue.qsize():
             self._trimming = self._log.delete_some(TRIM_SLICE_MAX)
 
     def _commit(self, group: list[Persist]) -> None:
         if not group:
             return
-        began_s = perf_counter()
+        self.commit_since_s = began_s = perf_counter()
         self._log.append(group)
+        self.commit_since_s = 0.0
+        self.witness = self._log.witness
         self.commits += 1
         self.slowest_commit_ms = max(self.slowest_commit_ms, (perf_counter() - began_s) * 1_000)
         self._post(Durable(group[-1].token))
@@ -135,6 +143,7 @@ class LogWriter:
         mark = installation.effect.mark
         passes = self._log.read().holds(mark.applied_index, mark.applied_term)
         self._log.install(mark, installation.ledger_number, passes=passes)
+        self.witness = self._log.witness
         self.covered_index = mark.applied_index
         self._trimming = True
         installation.switched(self._log.read())

@@ -6,7 +6,8 @@ One thread. It never waits for the writer, nor the writer for it: each read sees
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import Empty
+from threading import Event as Signal
 from time import monotonic
 
 from mesh.durable import TaskRow
@@ -25,6 +26,7 @@ from mesh.storage.ledger_store import (
     read_mark,
     task_row,
 )
+from mesh.storage.work_queue import WorkQueue
 
 SNAPSHOTS_MAX = 2
 """An open snapshot keeps the write-ahead log of the table growing; a third one closes the oldest."""
@@ -37,6 +39,13 @@ PAGE_BYTES_MAX = 4 << 20
 
 ROW_OVERHEAD_BYTES = 64
 
+TRIES_MAX = 5
+"""How often a read is tried while somebody else keeps it from being done; SQLite waits 2 s each time for a lock."""
+RETRY_PAUSE_S = 0.1
+
+_PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL)
+"""What says nothing of the table: a lock that somebody else holds, no file descriptor left."""
+
 GONE = "!gone"
 """Cursor that says: there is no such snapshot (any more), open a new one."""
 
@@ -47,9 +56,14 @@ class _Snapshot:
     """A read transaction on the table, and how far it was read: in the end, every row must have been there."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self.db = connect(path, read_only=True)
-        self.db.execute("BEGIN")
-        self.mark, self._expected = read_mark(self.db)  # The first read fixes what the transaction sees.
+        try:
+            self.db.execute("BEGIN")
+            self.mark, self._expected = read_mark(path, self.db)  # The first read fixes what the transaction sees.
+        except BaseException:
+            self.db.close()
+            raise
         self.read_at_s = monotonic()
         self._seen = Totals()
         self._seen_until = ""
@@ -64,28 +78,27 @@ class _Snapshot:
             return
         self._seen_until = "all"
         if self._seen != self._expected:
-            raise StoreDamaged(
-                f"The task table is damaged: {self._seen.rows} tasks of {self._expected.rows} are there."
-            )
+            raise StoreDamaged(f"{self.path} is damaged: {self._seen.rows} tasks of {self._expected.rows} are there.")
 
 
 class Reader:
     """Give it effects through `queue`; a Path tells it that another file is the table now, None that it is over."""
 
     def __init__(self, path: Path, fault: Fault, post: Callable[[Event], None]) -> None:
-        self.queue: SimpleQueue[ReadEffect | Path | None] = SimpleQueue()
+        self.queue: WorkQueue[ReadEffect | Path] = WorkQueue()
         self._path = path
         self._fault = fault
         self._post = post
         self._db: sqlite3.Connection | None = None
         self._snapshots: dict[int, _Snapshot] = {}
         self._interrupted = False
+        self._hurry = Signal()
 
     def run(self) -> None:
         """The thread."""
         while True:
             try:
-                item = self.queue.get(timeout=SNAPSHOT_IDLE_S_MAX / 4 if self._snapshots else None)
+                item = self.queue.get(timeout_s=SNAPSHOT_IDLE_S_MAX / 4 if self._snapshots else None)
             except Empty:
                 self._close_idle()
                 continue
@@ -94,21 +107,40 @@ class Reader:
             if self._interrupted and not isinstance(item, Path):
                 continue
             try:
-                self._perform(item)
+                self._perform_patiently(item)
             except Exception as error:  # Whatever it is, the answer that was asked for will never come.
                 if not self._interrupted:
-                    self._fault.report("reading the task table", error)
+                    self._fault.report(f"Reading {self._path}", error)
         self._close_all()
 
     def interrupt(self) -> None:
         """From another thread: give up what is being read, and what waits to be."""
         self._interrupted = True
+        self._hurry.set()
         for connection in [self._db, *(snapshot.db for snapshot in tuple(self._snapshots.values()))]:
             try:
                 if connection is not None:
                     connection.interrupt()
             except sqlite3.ProgrammingError:
                 pass  # Closed meanwhile by its thread.
+
+    def _perform_patiently(self, item: ReadEffect | Path) -> None:
+        """What passes is waited for. A snapshot that cannot be read even then is gone, and the other side asks for
+        another one; a damaged row, and anything else, is for the caller to report.
+        """
+        for tries_left in reversed(range(TRIES_MAX)):
+            try:
+                return self._perform(item)
+            except sqlite3.OperationalError as error:
+                if self._interrupted or getattr(error, "sqlite_errorcode", 0) & 0xFF not in _PASSING:
+                    raise
+                if not tries_left:
+                    if not isinstance(item, OpenSnapshot | ReadSnapshot):
+                        raise
+                    self._close_snapshot(item.transfer)
+                    return self._post(SnapshotRead(item.transfer, [], [], GONE))
+            self._hurry.wait(RETRY_PAUSE_S)
+        raise AssertionError("the last try returns or raises")
 
     def _perform(self, item: ReadEffect | Path) -> None:
         match item:
@@ -118,7 +150,7 @@ class Reader:
                 rows = self._table().execute(
                     "SELECT idx, crc, data FROM events WHERE idx > ? ORDER BY idx LIMIT ?", (item.after, item.limit)
                 )
-                self._post(HistoryLoaded(item.read_id, [event_batch(*row) for row in rows]))
+                self._post(HistoryLoaded(item.read_id, [event_batch(self._path, *row) for row in rows]))
             case OpenSnapshot():
                 self._open_snapshot(item.transfer)
             case ReadSnapshot():
@@ -157,7 +189,7 @@ class Reader:
             if len(rows) == effect.limit or size >= PAGE_BYTES_MAX:
                 cursor.close()
                 return RowsLoaded(effect.read_id, rows, rows[-1].task_id if rows else effect.after)
-            rows.append(task_row(found))
+            rows.append(task_row(self._path, found))
             size += len(rows[-1].record)
         return RowsLoaded(effect.read_id, rows, "")
 
@@ -170,7 +202,7 @@ class Reader:
                 f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id IN ({','.join('?' * len(some))}) AND +finished > 0",
                 some,
             ):
-                task = task_row(row)
+                task = task_row(self._path, row)
                 found[task.task_id] = task
         return [found[task_id] for task_id in dict.fromkeys(task_ids) if task_id in found]
 
@@ -201,11 +233,11 @@ class Reader:
         events: list[tuple[int, bytes]] = []
         more = ""
         if part == "r":
-            more, size, totals = _page_of_rows(snapshot.db, position, effect.bytes_max, rows)
+            more, size, totals = _page_of_rows(snapshot, position, effect.bytes_max, rows)
             snapshot.count(effect.after, totals, more)
             position = 0
         if not more:
-            more = _page_of_events(snapshot.db, position, effect.bytes_max - size, events, at_least_one=not rows)
+            more = _page_of_events(snapshot, position, effect.bytes_max - size, events, at_least_one=not rows)
         self._post(SnapshotRead(effect.transfer, rows, events, more))
 
     def _close_snapshot(self, transfer: int) -> None:
@@ -233,13 +265,13 @@ class Reader:
             old.with_name(old.name + suffix).unlink(missing_ok=True)
 
 
-def _page_of_rows(db: sqlite3.Connection, after: int, bytes_max: int, rows: list[TaskRow]) -> tuple[str, int, Totals]:
+def _page_of_rows(snapshot: _Snapshot, after: int, bytes_max: int, rows: list[TaskRow]) -> tuple[str, int, Totals]:
     """Adds to `rows`. Returns the cursor to go on from, empty at the end, and the size and totals of what was added."""
     size = key_sum = 0
     last = after
-    cursor = db.execute(f"SELECT {TASK_COLUMNS} FROM tasks WHERE rowid > ? ORDER BY rowid", (after,))
+    cursor = snapshot.db.execute(f"SELECT {TASK_COLUMNS} FROM tasks WHERE rowid > ? ORDER BY rowid", (after,))
     for found in cursor:
-        row = task_row(found)
+        row = task_row(snapshot.path, found)
         size += len(row.record) + ROW_OVERHEAD_BYTES
         if size > bytes_max and rows:
             cursor.close()
@@ -251,13 +283,13 @@ def _page_of_rows(db: sqlite3.Connection, after: int, bytes_max: int, rows: list
 
 
 def _page_of_events(
-    db: sqlite3.Connection, after: int, bytes_max: int, events: list[tuple[int, bytes]], *, at_least_one: bool
+    snapshot: _Snapshot, after: int, bytes_max: int, events: list[tuple[int, bytes]], *, at_least_one: bool
 ) -> str:
     """Adds to `events`. Returns the cursor to go on from, empty at the end."""
     size, last = 0, after
-    cursor = db.execute("SELECT idx, crc, data FROM events WHERE idx > ? ORDER BY idx", (after,))
+    cursor = snapshot.db.execute("SELECT idx, crc, data FROM events WHERE idx > ? ORDER BY idx", (after,))
     for found in cursor:
-        batch = event_batch(*found)
+        batch = event_batch(snapshot.path, *found)
         size += len(batch[1]) + ROW_OVERHEAD_BYTES
         if size > bytes_max and (events or not at_least_one):
             cursor.close()

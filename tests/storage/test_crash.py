@@ -72,7 +72,7 @@ def test_a_full_disk_is_reported_once_and_nothing_is_promised_after_it(tmp_path:
     """No file may grow beyond 1.5 MB. With room again, the node starts from all it had reported."""
     said = _lines(tmp_path, "full")
     failed = [line for line in said if line.startswith("failed")]
-    assert len(failed) == 1 and "writing the" in failed[0]
+    assert len(failed) == 1 and "Writing /" in failed[0] and "See whether this disk is full" in failed[0]
     late = said[said.index(failed[0]) + 1 :]  # The other writer may have been in the middle of a write that succeeded.
     assert not [line for line in late if "durable" in line.lower() or "DiskFailed" in line]
     with disk(tmp_path) as opened:

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 from mesh.durable import Entry
 from mesh.storage.log_store import LogContents, LogStore
+from mesh.storage.witness import Owner
 from tests.storage.disk import entry, mark, persist, vote
+
+OWNER = Owner("n1", "mesh-1", "0123")
 
 STEPS = st.one_of(
     st.tuples(st.just("append"), st.integers(0, 70)),
@@ -63,7 +66,7 @@ class _Story:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.log = LogStore(path, node_id="n1", cluster="mesh-1", may_be_new=True)
+        self.log = LogStore(path, OWNER, may_be_new=True)
         self.model = _Model()
 
     def append(self, count: int) -> None:
@@ -108,9 +111,9 @@ class _Story:
 
     def reopen(self) -> None:
         self.log.close()
-        number = self.log.ledger_number
-        self.log = LogStore(self.path, node_id="n1", cluster="mesh-1")
-        assert self.log.ledger_number == number
+        number, witness = self.log.ledger_number, self.log.witness
+        self.log = LogStore(self.path, OWNER)
+        assert (self.log.ledger_number, self.log.witness) == (number, witness)
 
 
 @settings(max_examples=60)

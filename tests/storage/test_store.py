@@ -10,9 +10,11 @@ from mesh.durable import Recovered
 from mesh.effects import WriteLedger
 from mesh.events import DiskFailed, Event, LedgerWritten
 from mesh.storage.database import connect
+from mesh.storage.directory import new_identity, write_identity
 from mesh.storage.faults import StoreDamaged, StoreRefused
 from mesh.storage.log_store import LogStore
-from mesh.storage.store import QUEUED_MAX, Store
+from mesh.storage.store import Store
+from mesh.storage.work_queue import QUEUED_MAX
 from tests.storage.disk import Disk, disk, entries, entry, ledger_write, mark, recovered_from, task, vote
 
 EMPTY = Recovered(None, [], 0, None, [], [], 0)  # type: ignore[arg-type]
@@ -136,18 +138,20 @@ def test_a_table_without_a_log_and_an_identity_is_refused(tmp_path: Path) -> Non
         pass
     (tmp_path / "identity.json").unlink()
     (tmp_path / "log.db").unlink()
-    with pytest.raises(StoreDamaged, match=r"holds ledger-1\.db but no log\.db"):
+    with pytest.raises(StoreDamaged, match=r"lost its identity\.json, but holds ledger-1\.db"):
         Disk(tmp_path)
 
 
 def test_a_crash_while_the_directory_is_made_costs_nothing(tmp_path: Path) -> None:
-    """The identity is written last. Until then nothing was promised, and the next start goes on from there."""
+    """The first start is counted last. Until then nothing was promised, and the next start goes on from there."""
     half = tmp_path / "half"
     half.mkdir()
-    LogStore(half / "log.db", node_id="n1", cluster="mesh-1", may_be_new=True).close()
+    identity = new_identity("n1", "mesh-1", rejoining=False)
+    write_identity(half, identity)
+    LogStore(half / "log.db", identity.owner, may_be_new=True).close()
     with disk(half) as opened:
         assert opened.recovered == EMPTY
-        assert opened.store.incarnation == 1
+        assert (opened.store.incarnation, opened.store.created) == (1, identity.created)
 
 
 def test_closing_finishes_what_was_asked_for(tmp_path: Path) -> None:
