@@ -44,10 +44,19 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
+def rss_mib(pid: int) -> float:
+    """Memory a process uses now, in MiB; 0 if it has ended."""
+    return _memory_mib(pid, "VmRSS:")
+
+
 def _peak_mib(pid: int) -> float:
+    return _memory_mib(pid, "VmHWM:")
+
+
+def _memory_mib(pid: int, what: str) -> float:
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(what):
                 return round(int(line.split()[1]) / 1_024, 1)
     except OSError:
         pass

@@ -46,6 +46,8 @@ class LocalMeshSettings:
     """What the nodes say on stderr goes to a file beside their data, instead of to our stderr."""
     import_path: str | None = None
     """Put first where the nodes' user code is imported from."""
+    start_timeout_s: float = START_TIMEOUT_S
+    """A node that holds a million tasks takes longer than one that holds none."""
 
 
 @dataclass(slots=True)
@@ -107,7 +109,7 @@ class LocalMesh:
         await node.reader
         number = int(node_id.removeprefix("n")) - 1
         self.nodes[node_id] = await self._spawn(number)
-        await self._wait_ready([self.nodes[node_id]], time.monotonic() + START_TIMEOUT_S)
+        await self._wait_ready([self.nodes[node_id]], time.monotonic() + self._settings.start_timeout_s)
 
     async def stop(self, grace_s: float = STOP_TIMEOUT_S) -> None:
         """Ask all to end, wait, kill what is left, remove what was temporary."""
@@ -161,7 +163,7 @@ class LocalMesh:
                 self._root.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise MeshDidNotStart(f"{self._root} cannot be made: {error.strerror}") from None
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + settings.start_timeout_s
         for number in range(settings.nodes):
             node = await self._spawn(number)
             self.nodes[node.id] = node
@@ -227,7 +229,7 @@ class LocalMesh:
             done, pending = await asyncio.wait(pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             if not done:
                 silent = ", ".join(node.id for node in nodes if node.ready in pending)
-                raise MeshDidNotStart(f"{silent} did not serve within {START_TIMEOUT_S:g} s")
+                raise MeshDidNotStart(f"{silent} did not serve within {self._settings.start_timeout_s:g} s")
             for node in nodes:
                 if node.ready in done and not node.ready.result():
                     code = await node.process.wait()
@@ -254,7 +256,7 @@ class LocalMesh:
                     await asyncio.sleep(0.02)
         except MeshUnavailable as error:
             seen = str(error)
-        raise MeshDidNotStart(f"the mesh did not become healthy within {START_TIMEOUT_S:g} s: {seen}")
+        raise MeshDidNotStart(f"the mesh did not become healthy within {self._settings.start_timeout_s:g} s: {seen}")
 
 
 async def _read(stdout: asyncio.StreamReader, ready: asyncio.Future[bool]) -> None:
