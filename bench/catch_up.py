@@ -2,8 +2,8 @@
 
     python -m bench.catch_up --tasks 1000000 [--data DIR] [--kill-leader]
 
-By hand: it takes minutes, and DIR keeps the filled data directories for the next time. Three node processes hold tasks of
-about 100 bytes that nobody offers to run. Each process tells how long its own loop stood still (nodes/stalls.py).
+By hand: it takes minutes, and DIR keeps the filled data directories for the next time. Three node processes hold tasks
+of about 100 bytes that nobody offers to run. Each process tells how long its own loop stood still (nodes/stalls.py).
 """
 
 from __future__ import annotations
@@ -307,8 +307,7 @@ async def _phases(
 
     await note("submits alone", lambda: asyncio.sleep(10.0))
     await note("lists", lists)
-    leader = (await mesh.status()).leader
-    assert leader is not None, "a mesh that takes submits has a leader"
+    leader = (await mesh.status()).leader or ""
     follower = next(node_id for node_id in sorted(local.nodes) if node_id != leader)
     stood = await watch.probes[follower].ask(Question.RAFT, RaftStatus)
     assert stood is not None, "the follower answers"
