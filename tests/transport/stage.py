@@ -121,6 +121,7 @@ class Player:
         self.name = NodeId(name)
         self.address = f"{host}:{base}"
         self.base = base
+        self.member = Member(self.name, self.address, mark)
         self.events: list[Event] = []
         self.turns = 0
         self.on_event: Callable[[Event], None] = lambda event: None
@@ -161,6 +162,10 @@ class Player:
         members = tuple(Member(name, "") for name in names)
         self.transport.admit(Roll(LogIndex(1), True, members), LogIndex(0))
 
+    def told(self, kind: type[T]) -> list[T]:
+        """The events of one kind, in order."""
+        return [event for event in self.events if isinstance(event, kind)]
+
     async def hears(self, event: Event, *, times: int = 1, within_ms: int = 5_000) -> None:
         await self._audience.sees(lambda: self.events.count(event) >= times, within_ms=within_ms)
 
@@ -178,7 +183,14 @@ class Caller:
     """A client of the cast."""
 
     def __init__(
-        self, audience: Audience, address: str, *, cluster: str = "", secret: bytes | None = None, name: str = "cli"
+        self,
+        audience: Audience,
+        address: str,
+        *,
+        cluster: str = "",
+        secret: bytes | None = None,
+        name: str = "cli",
+        protocol: int = PROTOCOL,
     ) -> None:
         self.said: list[bytes] = []
         self.ups: list[tuple[NodeId, int]] = []
@@ -186,7 +198,7 @@ class Caller:
         self._audience = audience
         self.link = ClientLink(
             address,
-            Identity(node_id=name, cluster=cluster, incarnation=1, role=CLIENT, secret=secret),
+            Identity(node_id=name, cluster=cluster, incarnation=1, role=CLIENT, secret=secret, protocol=protocol),
             loop=asyncio.get_running_loop(),
             on_message=lambda data: self._note(self.said, data),
             on_up=lambda peer, incarnation: self._note(self.ups, (peer, incarnation)),
@@ -196,6 +208,11 @@ class Caller:
     def _note(self, where: list[T], what: T) -> None:
         where.append(what)
         self._audience.stir()
+
+
+def roll(index: int, *players: Player, is_committed: bool = True) -> Roll:
+    """The one that has these, as they are and where they are."""
+    return Roll(LogIndex(index), is_committed, tuple(player.member for player in players))
 
 
 class Stage:
@@ -235,10 +252,17 @@ class Stage:
             player.transport.bind()
         return player
 
-    def client(self, address: str, *, cluster: str = "", secret: bytes | None = None) -> Caller:
-        caller = Caller(self.audience, address, cluster=cluster, secret=secret)
+    def client(
+        self, address: str, *, cluster: str = "", secret: bytes | None = None, protocol: int = PROTOCOL
+    ) -> Caller:
+        caller = Caller(self.audience, address, cluster=cluster, secret=secret, protocol=protocol)
         self._exits.callback(caller.link.close)
         return caller
+
+    def admit(self, index: int, *players: Player) -> None:
+        """All of them follow the configuration at `index`, which has them and nobody else."""
+        for player in players:
+            player.transport.admit(roll(index, *players), LogIndex(index))
 
     async def pair(self, *, secret: bytes | None = None) -> tuple[Player, Player]:
         """Ana and Ben, linked both ways."""
