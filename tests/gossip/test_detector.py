@@ -622,3 +622,13 @@ def test_adding_a_member_again_changes_nothing_but_its_address() -> None:
     assert [state.address for state in detector.members()] == ["ana:2", "elsewhere:1"]
     assert not detector.heard(beat(BEN, 7), 400)
     assert detector.views() == (PeerView(BEN, Incarnation(1), HEALTHY, False),)
+
+
+def test_who_is_gone_for_good_is_watched_no_longer() -> None:
+    """eva was removed: her silence means nothing any more. Nobody stops watching himself."""
+    detector = Detector(GossipConfig(), NodeId("ana"), "c", [(NodeId(name), "") for name in ("ana", "ben", "eva")], 0)
+    detector.remove(NodeId("eva"), 100)
+    detector.remove(NodeId("eva"), 100)
+    detector.remove(NodeId("ana"), 100)
+    assert [member.node_id for member in detector.members()] == ["ana", "ben"]
+    assert [change.node_id for change in detector.tick(10_000)] == ["ben"]

@@ -6,6 +6,7 @@ from mesh.events import Leave
 from mesh.ids import TaskId
 from mesh.ledger.task import COMPLETED, RUNNING
 from mesh.messages import Departing, Question
+from tests.node.cast import Stage
 from tests.node.client import spec
 from tests.node.trio import ANA, BEN, EVA, Trio, settled
 
@@ -131,3 +132,12 @@ def test_a_node_that_left_comes_back_as_another_life() -> None:
     record = trio.leader.node.ledger.nodes[BEN]
     assert (record.incarnation, record.active, record.left, record.draining) == (2, True, False, False)
     assert admin(trio)["ben"] == "active"
+
+
+def test_the_last_of_a_mesh_agrees_to_its_own_departure() -> None:
+    """There is nobody to hand over to: what ana is told goes into her own log."""
+    stage = Stage(ANA)
+    stage.say(ANA, Leave(30_000))
+    stage.run(1_000)
+    assert stage.retired == [(ANA, GONE)]
+    assert stage.nodes[ANA].ledger.nodes[ANA].left

@@ -9,9 +9,10 @@ from mesh.admission import Verdict
 from mesh.config import MembershipConfig
 from mesh.durable import Configuration, Member
 from mesh.ids import LogIndex, NodeId
-from mesh.messages import Action, Answer, Code, Order
+from mesh.messages import Action, Answer, Code, Knock, Order
 from mesh.node.membership import Facts, can_commit, next_change
 from mesh.raft.replica import Role
+from mesh.wire.codec import encode
 from tests.node.cast import ANA, BEN, EVA, Stage
 
 KAI, ZOE = NodeId("kai"), NodeId("zoe")
@@ -345,7 +346,8 @@ def test_a_lost_disk_neither_votes_nor_campaigns_until_it_is_taken_in() -> None:
     stage.run(4_000)
     leader = stage.leader.node_id
     stage.start(wiped, mark=f"{wiped}-2", incarnation=2)
-    stage.say(wiped, events.TurnedAway(leader, Verdict.REPLACED, stage.leader.raft.configuration_index))
+    for _ in range(2):
+        stage.say(wiped, events.TurnedAway(leader, Verdict.REPLACED, stage.leader.raft.configuration_index))
     assert stage.nodes[wiped].raft.is_barred
     assert "replaced" in stage.nodes[wiped].counted()
     knock(stage, leader, member(wiped, "2"))
@@ -386,3 +388,39 @@ def test_a_refusal_that_was_taken_back_is_forgotten() -> None:
     assert stage.nodes[other].raft.is_barred
     stage.run(2_000)
     assert not stage.nodes[other].raft.is_barred
+
+
+def test_nobody_to_pass_a_knock_on_to() -> None:
+    """ben has just started and knows no leader; ana does not lead any more when ben's word comes. kai knocks again."""
+    stage = Stage(ANA, BEN)
+    stage.start(BEN)
+    knock(stage, BEN, member(KAI))
+    follower = next(name for name, node in stage.nodes.items() if not node.raft.serving)
+    stage.say(follower, events.PeerMessage(KAI, encode(Knock(KAI, "kai:1", "kai-1"))))
+    assert all(node.raft.configuration.learners == () for node in stage.nodes.values())
+
+
+def test_only_so_many_wait_at_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh.node.membership.KNOCKS_MAX", 1)
+    stage = led_by(Stage(ANA, BEN), ANA)
+    stage.slow_disks |= {ANA, BEN}
+    for name in (KAI, ZOE):
+        knock(stage, ANA, member(name))
+    assert stage.leader.membership.facts().newcomers == (member(KAI),)
+
+
+def test_a_vote_is_not_given_while_nobody_could_agree_to_it() -> None:
+    """Two of three are lost to sight when kai has caught up: his vote waits, and so does the answer."""
+    stage = led_by(Stage(ANA, BEN, EVA), ANA)
+    stage.start(KAI, voters=(), mark="kai-1")
+    knock(stage, ANA, member(KAI))
+    stage.run(100)
+    seen = stage.leader.membership.facts()
+    stage.leader.orders._votes[KAI] = []
+    gone = Facts(seen.marks, (), frozenset({KAI}), {BEN: 1, EVA: 1})
+    assert stage.leader.orders.wanted(gone) is None
+    assert stage.leader.orders.wanted(Facts(seen.marks, (), frozenset({KAI}), {})) is not None
+
+
+def test_where_an_unknown_node_listens_is_not_known() -> None:
+    assert Stage(ANA).nodes[ANA].address_of(KAI) == ""
