@@ -88,7 +88,7 @@ class Agents:
         side_effects: SideEffects,
         tell: Callable[[Event], None],
     ) -> None:
-        number = plan.node_ids.index(node_id)
+        number = plan.host_ids.index(node_id)
         self.slots = plan.slots[number]
         self.capabilities = plan.capabilities[number]
         self._plan = plan

@@ -5,14 +5,16 @@ from typing import Any
 
 import msgspec
 
+from mesh.durable import Configuration
 from mesh.effects import Channel, Effect, Persist, Reply, Send, WriteLedger
-from mesh.events import Event, PeerMessage
+from mesh.events import Event, PeerMessage, SnapshotInstalled
 from mesh.ids import LogIndex, TaskId
 from mesh.ledger.applied import Applied
 from mesh.ledger.commands import Batch
 from mesh.ledger.task import FINISHED
 from mesh.messages import Accepted, AppendReply, Grants, TaskEnd, TasksEnded, Vote, VoteReply
-from mesh.sim import invariants_queue, invariants_raft
+from mesh.raft.configuration import decode
+from mesh.sim import invariants_membership, invariants_queue, invariants_raft
 from mesh.sim.coverage import Coverage
 from mesh.sim.disk import Disk
 from mesh.sim.machine import Machine
@@ -81,6 +83,8 @@ class Checker:
                 invariants_queue.same_rows_written(self.record, node_id, effect.write)
         if type(event) is PeerMessage and event.data[1] == _PRE_VOTE:
             invariants_raft.pre_vote_changes_nothing(node_id, seen, s, effects)
+        elif type(event) is SnapshotInstalled and not s.is_voter:
+            self.coverage.add("snapshot to a learner")
         self._look(machine, seen)
 
     def _look(self, machine: Machine, seen: Seen) -> None:
@@ -91,15 +95,24 @@ class Checker:
         invariants_raft.never_backwards(node_id, seen, s, applied)
         is_leader = invariants_raft.is_leader(s)
         if s.term != seen.term or s.role is not seen.role:
-            self._new_office(node_id, s, is_leader)
+            self._new_office(node_id, machine.mark, s, is_leader)
             seen.term, seen.role = s.term, s.role
         if is_leader:
             invariants_raft.flow_is_bounded(node_id, s)
         if s.commit_index != seen.commit:
             invariants_raft.committed_on_a_durable_quorum(record, node_id, s, self._disks)
-            invariants_raft.committed_never_changes(record, node_id, s, seen)
+            for entry in invariants_raft.committed_never_changes(record, node_id, s, seen):
+                configuration = decode(entry.data)
+                assert configuration is not None, f"entry {entry.index} is committed and holds no configuration"
+                invariants_membership.configuration_committed(record, entry.index, configuration, self._disks)
             seen.commit = s.commit_index
         log = s.log
+        configurations = log.configurations
+        if configurations.latest is not seen.configuration:
+            invariants_membership.configuration_seen(node_id, s, seen, is_leader=is_leader)
+            if configurations.index < seen.configuration_index:
+                self.coverage.add("configuration rolled back")
+            seen.configuration, seen.configuration_index = configurations.latest, configurations.index
         if applied != seen.applied or log.last_index != seen.last or log.before_index != seen.first:
             invariants_raft.pointers_in_order(node_id, s, machine.disk, applied)
             seen.last, seen.first = log.last_index, log.before_index
@@ -107,12 +120,12 @@ class Checker:
             self._applied(node_id, ledger, seen)
             seen.applied = applied
 
-    def _new_office(self, node_id: str, s: Any, is_leader: bool) -> None:
+    def _new_office(self, node_id: str, mark: str, s: Any, is_leader: bool) -> None:
         if is_leader:
             if s.term not in self.record.leaders:
                 self.coverage.add("election won")
             invariants_raft.one_leader_per_term(self.record, node_id, s)
-            invariants_raft.elected_by_a_majority(self.record, node_id, s)
+            invariants_raft.elected_by_a_majority(self.record, node_id, mark, s)
             invariants_raft.leader_completeness(self.record, node_id, s)
         if s.term == 6:
             self.coverage.add("term beyond 5")
@@ -184,7 +197,7 @@ class Checker:
             vote = decode_peer(send.data)
             if isinstance(vote, Vote) or (isinstance(vote, VoteReply) and vote.granted):
                 invariants_raft.vote_is_durable(node_id, machine.disk, send.to, vote)
-                invariants_raft.one_vote_per_term(self.record, node_id, send.to, vote)
+                invariants_raft.one_vote_per_term(self.record, node_id, machine.mark, send.to, vote)
         elif tag == _TIMEOUT_NOW and send.channel == Channel.CTL:
             self.coverage.add("leadership handed over")
         elif tag == _GRANTS and send.channel == Channel.DATA:
@@ -228,12 +241,17 @@ class Checker:
     def final_state(self, task_id: TaskId) -> int | None:
         return self.record.final.get(task_id)
 
+    def committed_configuration(self) -> tuple[int, Configuration]:
+        """The latest committed one with the index of its entry; an empty one before anybody has started."""
+        known = self.record.configurations
+        return known[-1] if known else (0, Configuration(()))
+
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def finish(self, machines: list[Machine]) -> None:
         """All is quiet: every table must be the model's, whole."""
         for machine in machines:
-            if machine.node.ledger.applied_index == self.record.model.index:
+            if machine.is_up and machine.node.ledger.applied_index == self.record.model.index:
                 invariants_queue.tables_agree(machine.node.ledger, self.record.model, self.record)
 
     def trace_hash(self) -> str:

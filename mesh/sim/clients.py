@@ -211,7 +211,12 @@ class Client:
 
     def _give_up(self) -> None:
         """In the end, cancel what nobody can run, and drop the dead."""
-        offered = [capability for capabilities in self._plan.capabilities for capability in capabilities]
+        offered = [
+            capability
+            for machine, capabilities in zip(self._machines, self._plan.capabilities, strict=True)
+            for capability in capabilities
+            if not machine.is_parked
+        ]
         for task_id, wish in self.wishes.items():
             if wish.end is None and wish.spec.capability not in offered and self._dice.random() < 0.3:
                 self._line.say(Order(self._next_request(), Action.CANCEL, task_id, "nobody can run it"))
@@ -317,6 +322,6 @@ class Client:
         if hint.leader is None or self._line.machine is None or self._line.machine.node_id == hint.leader:
             return
         if self._dice.random() < 0.3:
-            self._line.dial(self._plan.node_ids.index(hint.leader))
+            self._line.dial(self._plan.host_ids.index(hint.leader))
             for wish in self.wishes.values():
                 wish.is_watched = False

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from random import Random
 from typing import TypeAlias
 
-from mesh.durable import Entry, HardState, LedgerMark, Recovered, TaskRow
+from mesh.durable import Entry, HardState, LedgerMark, Member, Recovered, TaskRow
 from mesh.effects import InstallSnapshot, Persist, StageSnapshot, TrimLog, WriteLedger
 from mesh.events import Durable, Event, LedgerWritten, SnapshotInstalled
 from mesh.ids import LogIndex, TaskId, Term
@@ -19,6 +19,12 @@ from mesh.sim.coverage import Coverage
 from mesh.sim.plan import Plan
 from mesh.sim.schedule import Schedule
 from mesh.sim.violation import Violation
+
+
+def mark_of(member: Member) -> str:
+    """Names the log of a member. A founder whose log has no name yet means the first one."""
+    return member.mark or f"{member.node_id}-1"
+
 
 Write: TypeAlias = Persist | TrimLog | WriteLedger | StageSnapshot | InstallSnapshot
 
@@ -160,12 +166,87 @@ class Disk:
 
     def __init__(self, node_id: str) -> None:
         self.node_id = node_id
+        self.life = 1
+        """How many there were under this name; every one begins empty, with a mark of its own."""
+        self.loss = ""
+        """How the one before was lost: wiped, damaged or forgotten; empty for the first."""
+        self.damage = ""
+        """What a checksum would find wrong with it; empty while it is whole."""
+        self.log = LogFile()
+        self.ledger = LedgerFile()
+        self._former: dict[str, tuple[LogFile, LedgerFile]] = {}
+        """What was on it, by mark, when it was lost or damaged: an answer it gave before may still be under way."""
+
+    @property
+    def mark(self) -> str:
+        """Names the log that is kept here."""
+        return f"{self.node_id}-{self.life}"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a node may start from it. Every record has a checksum, so this is known."""
+        return not self.damage
+
+    def is_of(self, member: Member) -> bool:
+        """Whether the log of this member is kept here, whole."""
+        return self.is_whole and self.node_id == member.node_id and mark_of(member) == self.mark
+
+    def held(self, member: Member, index: int, term: int) -> bool:
+        """Whether the log of this member has the entry synced, or had it when it was lost."""
+        if self.is_of(member):
+            return self.covers(index, term)
+        log, ledger = self._former.get(mark_of(member), (None, None))
+        return log is not None and ledger is not None and _covers(log, ledger, index, term)
+
+    def renew(self, loss: str) -> None:
+        """What was here is lost, or set aside: an empty directory with another mark."""
+        self._remember()
+        self.loss = loss
+        self.life += 1
+        self.damage = ""
         self.log = LogFile()
         self.ledger = LedgerFile()
 
+    def flip_a_bit(self, roll: Random) -> None:
+        """In one entry of the log, as synced."""
+        self._remember()
+        entries = self.log.entries
+        if not entries:
+            self.tear()
+            return
+        self.damage = "a flipped bit in the log"
+        position = roll.randrange(len(entries))
+        entry = entries[position]
+        data = bytearray(entry.data or b"\0")
+        data[roll.randrange(len(data))] ^= 1 << roll.randrange(8)
+        entries[position] = Entry(entry.index, entry.term, entry.kind, bytes(data))
+
+    def tear(self) -> None:
+        """The log ends in the middle of what was synced."""
+        self._remember()
+        self.damage = "a torn log"
+        self.log.entries = self.log.entries[: len(self.log.entries) // 2]
+
+    def restore_backup(self, entries_lost: int) -> None:
+        """Somebody put an old copy of the log back: what came after it is missing, and so is what was promised."""
+        self._remember()
+        self.damage = "an old copy of the log"
+        keep = max(len(self.log.entries) - entries_lost, 0)
+        self.log.entries = self.log.entries[:keep]
+        state = self.log.hard_state
+        if state is not None and state.term > 1:
+            self.log.hard_state = HardState(Term(state.term - 1), None)
+
+    def _remember(self) -> None:
+        if self.mark in self._former:
+            return
+        log = LogFile()
+        log.first_index, log.before_term, log.entries = self.log.first_index, self.log.before_term, [*self.log.entries]
+        self._former[self.mark] = (log, self.ledger.copy())
+
     def covers(self, index: int, term: int) -> bool:
         """Whether the entry at (index, term) is synced here, in the log or in the table."""
-        return index <= self.ledger.applied_index or self.log.term_at(index) == term
+        return _covers(self.log, self.ledger, index, term)
 
     def perform(self, write: Write) -> None:
         """Make one operation durable."""
@@ -205,6 +286,10 @@ class Disk:
             finished=[(row.task_id, row.fingerprint) for row in done],
             finished_last=done[-1].finished if done else 0,
         )
+
+
+def _covers(log: LogFile, ledger: LedgerFile, index: int, term: int) -> bool:
+    return index <= ledger.applied_index or log.term_at(index) == term
 
 
 class Storage:

@@ -28,6 +28,7 @@ BROKEN_BY: dict[type, str] = {
     commands.DropDeadLetter: "22 dead once, with a reason",
     commands.FailNode: "18 one state each",
     commands.AdmitNode: "18 one state each",
+    commands.LeaveNode: "18 one state each",
 }
 """Which invariant a command breaks whose outcome is not what it ought to be."""
 

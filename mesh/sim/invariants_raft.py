@@ -3,13 +3,13 @@
 from typing import Any
 from zlib import crc32
 
-from mesh.durable import Entry
+from mesh.durable import Entry, EntryKind
 from mesh.effects import Persist
 from mesh.ids import LogIndex
 from mesh.messages import AppendReply, Vote, VoteReply
 from mesh.raft.replica import Role
 from mesh.raft.state import ReplicaState
-from mesh.sim.disk import Disk
+from mesh.sim.disk import Disk, mark_of
 from mesh.sim.record import Committed, Record, Seen
 from mesh.sim.violation import Violation
 
@@ -29,10 +29,17 @@ def one_leader_per_term(record: Record, node_id: str, s: ReplicaState) -> None:
         raise Violation("1 one leader per term", f"{first} and {node_id} both lead term {s.term}")
 
 
-def elected_by_a_majority(record: Record, node_id: str, s: ReplicaState) -> None:
-    """1: whoever leads was voted for by a majority of the voters, by the votes that left them, each counted once."""
-    voters = s.log.configurations.voter_ids
-    given = [voter for voter in voters if voter == node_id or record.votes.get((voter, s.term)) == node_id]
+def elected_by_a_majority(record: Record, node_id: str, mark: str, s: ReplicaState) -> None:
+    """1: whoever leads was voted for by a majority of the voters it goes by, by the votes that left them, each counted
+    once. A vote is that of a log: one that left the same node with another log is no voter's, nor is a learner's.
+    """
+    voters = s.log.configurations.latest.voters
+    given = []
+    for voter in voters:
+        log = mark_of(voter)
+        is_own = (voter.node_id, log) == (node_id, mark)
+        if is_own or record.votes.get((voter.node_id, log, s.term)) == node_id:
+            given.append(voter.node_id)
     if len(given) <= len(voters) // 2:
         raise Violation("1 one leader per term", f"{node_id} leads term {s.term} by the votes of {given} of {voters}")
 
@@ -40,11 +47,11 @@ def elected_by_a_majority(record: Record, node_id: str, s: ReplicaState) -> None
 def log_matching(record: Record, node_id: str, s: ReplicaState, persist: Persist) -> None:
     """2: entries with the same index and term are the same, and so is all before them.
 
-    Not asked of a mesh of one: it may lead a term, lose it with its entries before either is synced, and lead it anew.
-    Nobody has heard of it the first time.
+    Not asked of a mesh of one, without learners: it may lead a term, lose it with its entries before either is synced,
+    and lead it anew. Nobody has heard of it the first time.
     """
     entries = persist.entries
-    if not entries or len(s.log.configurations.voter_ids) == 1:
+    if not entries or len(s.log.configurations.latest.members) == 1:
         return
     before_term: int = s.log.term_at(LogIndex(entries[0].index - 1)) or 0
     for entry in entries:
@@ -93,8 +100,9 @@ def committed_on_a_durable_quorum(record: Record, node_id: str, s: ReplicaState,
         raise Violation(
             "5 committed on a durable quorum", f"{node_id}, leading term {s.term}, commits entry {index} of term {term}"
         )
-    voters = s.log.configurations.voter_ids
-    holders = [disk.node_id for disk in disks if disk.node_id in voters and disk.covers(index, term)]
+    voters = s.log.configurations.latest.voters
+    by_name = {disk.node_id: disk for disk in disks}
+    holders = [voter.node_id for voter in voters if by_name[voter.node_id].held(voter, index, term)]
     if len(holders) <= len(voters) // 2:
         raise Violation(
             "5 committed on a durable quorum",
@@ -102,8 +110,9 @@ def committed_on_a_durable_quorum(record: Record, node_id: str, s: ReplicaState,
         )
 
 
-def committed_never_changes(record: Record, node_id: str, s: ReplicaState, seen: Seen) -> None:
-    """6: what one node has committed, every node commits, byte for byte."""
+def committed_never_changes(record: Record, node_id: str, s: ReplicaState, seen: Seen) -> list[Entry]:
+    """6: what one node has committed, every node commits, byte for byte. Returns the configurations that are new."""
+    configurations = []
     log = s.log
     start = max(seen.commit, log.before_index)
     for entry in log.between(start, s.commit_index):
@@ -111,6 +120,8 @@ def committed_never_changes(record: Record, node_id: str, s: ReplicaState, seen:
         mark = checksum(entry)
         if known is None:
             record.committed[entry.index] = Committed(entry, mark, s.term)
+            if entry.kind == EntryKind.CONFIGURATION:
+                configurations.append(entry)
         elif known.entry.term != entry.term or known.checksum != mark:
             raise Violation(
                 "6 committed never changes",
@@ -118,6 +129,7 @@ def committed_never_changes(record: Record, node_id: str, s: ReplicaState, seen:
                 f"committed there before: one of term {known.entry.term}",
             )
     record.committed_max = max(record.committed_max, s.commit_index)
+    return configurations
 
 
 def never_backwards(node_id: str, seen: Seen, s: ReplicaState, applied: int) -> None:
@@ -173,10 +185,12 @@ def vote_is_durable(node_id: str, disk: Disk, to: str, message: Vote | VoteReply
         )
 
 
-def one_vote_per_term(record: Record, node_id: str, to: str, message: Vote | VoteReply) -> None:
-    """13: of the votes that left a node, in any of its lives, no two are for the same term and different candidates."""
+def one_vote_per_term(record: Record, node_id: str, mark: str, to: str, message: Vote | VoteReply) -> None:
+    """13: of the votes that left a node with this log, in any of its lives, no two are for the same term and different
+    candidates.
+    """
     candidate = node_id if isinstance(message, Vote) else to
-    first = record.votes.setdefault((node_id, message.term), candidate)
+    first = record.votes.setdefault((node_id, mark, message.term), candidate)
     if first != candidate:
         raise Violation("13 one vote per term", f"{node_id} voted for {first} and {candidate} in term {message.term}")
 

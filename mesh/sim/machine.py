@@ -10,6 +10,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any, Protocol
 
+from mesh.admission import Roll
 from mesh.config import NodeConfig
 from mesh.durable import Recovered
 from mesh.effects import (
@@ -54,6 +55,7 @@ from mesh.sim.network import Network
 from mesh.sim.plan import Plan
 from mesh.sim.schedule import Schedule, dice
 from mesh.sim.violation import Violation
+from mesh.sim.watching import Watcher
 
 INBOX_MAX = 2_000
 """What waits at the sockets of a process that does not read; the rest is dropped in silence."""
@@ -74,43 +76,6 @@ class NodeLike(Protocol):
 MakeNode = Callable[[NodeConfig, Recovered, Random, int], Any]
 
 
-class Watcher(Protocol):
-    """Whoever looks on: the checker. It sees everything and changes nothing."""
-
-    def started(self, machine: "Machine") -> None: ...
-    def stopped(self, machine: "Machine") -> None: ...
-    def handled(self, machine: "Machine", event: Event, effects: list[Effect]) -> None: ...
-    def leaves(self, machine: "Machine", send: Send) -> None: ...
-    def replies(self, machine: "Machine", reply: Reply) -> None: ...
-
-
-class Watchers:
-    """Several who look on, in this order."""
-
-    def __init__(self, watchers: "tuple[Watcher, ...]") -> None:
-        self._watchers = watchers
-
-    def started(self, machine: "Machine") -> None:
-        for watcher in self._watchers:
-            watcher.started(machine)
-
-    def stopped(self, machine: "Machine") -> None:
-        for watcher in self._watchers:
-            watcher.stopped(machine)
-
-    def handled(self, machine: "Machine", event: Event, effects: list[Effect]) -> None:
-        for watcher in self._watchers:
-            watcher.handled(machine, event, effects)
-
-    def leaves(self, machine: "Machine", send: Send) -> None:
-        for watcher in self._watchers:
-            watcher.leaves(machine, send)
-
-    def replies(self, machine: "Machine", reply: Reply) -> None:
-        for watcher in self._watchers:
-            watcher.replies(machine, reply)
-
-
 class Machine:
     """A host by name. `node` is None while no process runs on it."""
 
@@ -126,11 +91,18 @@ class Machine:
         watcher: Watcher,
     ) -> None:
         self.node_id = config.node_id
+        self.address = config.address
         self.disk = Disk(config.node_id)
         self.node: Any = None
         self.incarnation = 0
         self.is_paused = False
+        self.is_parked = False
+        """Nobody starts it: a spare whose time has not come, or a node that was removed."""
+        self.roll: Roll | None = None
+        self.since = 0
+        """Who belongs, and since when we do, in the words of the running process."""
         self.clients: dict[ClientId, Callable[[bytes], None]] = {}
+        self._founding = config.voters
         self._plan = plan
         self._config = config
         self._schedule = schedule
@@ -147,17 +119,22 @@ class Machine:
     def start(self) -> None:
         """A process starts from what is on the disk, under the next incarnation and another monotonic clock.
 
-        Nothing happens if one runs already.
+        Nothing happens if one runs already. A damaged disk is set aside, and the node joins anew with an empty one.
         """
-        if self.node is not None:
+        if self.node is not None or self.is_parked:
             return
+        if not self.disk.is_whole:
+            self.renew_disk("damaged", is_founding=False, trouble=self.disk.damage)
         plan, schedule = self._plan, self._schedule
         self.incarnation += 1
         boot_ms = self._dice.randrange(1_000_000)
         skew_ms = self._dice.randint(-plan.clock_skew_ms, plan.clock_skew_ms)
         self._clock_ms = boot_ms - schedule.now_us // 1_000
         epoch_ms = 1_700_000_000_000 - self._clock_ms + skew_ms
-        self._config = replace(self._config, incarnation=self.incarnation, pid=self.incarnation, epoch_ms=epoch_ms)
+        self._config = replace(
+            self._config, incarnation=self.incarnation, pid=self.incarnation, epoch_ms=epoch_ms, mark=self.mark
+        )
+        self.roll, self.since = None, 0
         roll = dice(plan.seed, f"disk {self.node_id} {self.incarnation}")
         tell = self._hear_from(self.incarnation)
         self.storage = Storage(plan, schedule, roll, self.disk, self._coverage, tell)
@@ -210,6 +187,19 @@ class Machine:
         if not timers_first:
             self._alarm()
         self._end_turn()
+
+    def renew_disk(self, loss: str, *, is_founding: bool, trouble: str = "") -> None:
+        """The disk of a stopped node is empty from here on. With the founding list it starts as if nothing had been,
+        without it it joins whatever mesh there is.
+        """
+        assert self.node is None, "a disk is taken from under no running process"
+        self.disk.renew(loss)
+        self._config = replace(self._config, voters=self._founding if is_founding else (), trouble=trouble)
+
+    @property
+    def mark(self) -> str:
+        """Names the log on its disk."""
+        return self.disk.mark
 
     def fail_disk(self) -> None:
         """Writes fail from here on, until the process is started again."""
@@ -356,15 +346,18 @@ class Machine:
         self._coverage.add(f"notice {effect.code}")
 
     def _admit(self, effect: Admit) -> None:
-        self.roll = effect.roll
+        self.roll, self.since = effect.roll, int(effect.since)
+        self._network.admission_changed(self.node_id)
 
     def _retire(self, effect: Retire) -> None:
-        self._coverage.add(f"retired {effect.code}")
-        self._schedule.after(0, self._retired, self.incarnation)
+        self._coverage.add("node left" if effect.code == 0 else "removed node retired")
+        self._schedule.after(0, self._retired, self.incarnation, effect.code)
 
-    def _retired(self, incarnation: int) -> None:
-        if incarnation == self.incarnation:
+    def _retired(self, incarnation: int, code: int) -> None:
+        """It ends in good order. One that was removed is not started again before its disk is emptied."""
+        if incarnation == self.incarnation and self.node is not None:
             self.crash(silent=False, keeps_permille=1_000)
+            self.is_parked = code != 0
 
     # --- reading ------------------------------------------------------------------------------------------------------
 

@@ -42,6 +42,8 @@ class ModelNode(msgspec.Struct):
     incarnation: int
     is_active: bool = True
     is_draining: bool = False
+    has_left: bool = False
+    """This incarnation went of its own accord."""
 
 
 class Model:
@@ -208,13 +210,14 @@ class Model:
         if node is None:
             self.nodes[command.node_id] = ModelNode(command.incarnation)
             return DONE
-        if command.incarnation < node.incarnation or (command.incarnation == node.incarnation and node.is_active):
+        is_same = command.incarnation == node.incarnation
+        if command.incarnation < node.incarnation or (is_same and (node.is_active or node.has_left)):
             return ALREADY
         self._coverage.add("node restarted" if node.is_active else "node recovered")
         if command.incarnation > node.incarnation:
             self._lose(command.node_id)
             node.is_draining = False
-        node.incarnation, node.is_active = command.incarnation, True
+        node.incarnation, node.is_active, node.has_left = command.incarnation, True, False
         return DONE
 
     def _fail_node(self, command: commands.FailNode) -> int:
@@ -226,6 +229,25 @@ class Model:
         self._coverage.add("node failed")
         node.is_active = False
         self._lose(command.node_id)
+        return DONE
+
+    def _leave(self, command: commands.LeaveNode) -> int:
+        """Its leases are given back: nobody is charged, and it is no failure."""
+        node = self.nodes.get(command.node_id)
+        if node is None:
+            return UNKNOWN
+        if node.has_left or command.incarnation != node.incarnation:
+            return ALREADY
+        node.is_active, node.has_left = False, True
+        given_back = 0
+        for task_id, task in self.tasks.items():
+            if task.node_id == command.node_id and task.state in LEASED:
+                self._touch(task_id)
+                given_back += 1
+                if task.state == RUNNING:
+                    task.attempts -= 1
+                self._wait_again(task, PENDING)
+        self._coverage.add("left with tasks running" if given_back else "left with nothing to do")
         return DONE
 
     def _drain(self, command: commands.DrainNode) -> int:
@@ -313,4 +335,5 @@ _RULES: dict[type, Callable[[Model, Any], int]] = {
     commands.FailNode: Model._fail_node,
     commands.DrainNode: Model._drain,
     commands.ElectLeader: Model._elect,
+    commands.LeaveNode: Model._leave,
 }

@@ -10,6 +10,7 @@ from mesh.sim.machine import Machine
 from mesh.sim.network import Network
 from mesh.sim.plan import Plan
 from mesh.sim.schedule import Schedule, dice
+from mesh.sim.upheaval import Upheaval
 
 
 class Nemesis:
@@ -24,6 +25,7 @@ class Nemesis:
         machines: list[Machine],
         clients: list[Client],
         operator: Operator,
+        upheaval: Upheaval,
         leader: Callable[[], str | None],
     ) -> None:
         self._plan = plan
@@ -33,6 +35,7 @@ class Nemesis:
         self._machines = machines
         self._clients = clients
         self._operator = operator
+        self._upheaval = upheaval
         self._leader = leader
         self._is_healed = False
         self._keeps_permille = dice(plan.seed, "keeps").choice((0, 500, 950))
@@ -62,6 +65,7 @@ class Nemesis:
     def heal(self) -> None:
         """Every fault ends: wires whole, all nodes up, awake and fast, and the operator takes his orders back."""
         self._is_healed = True
+        self._upheaval.heal()
         self._network.mend_all()
         for machine in self._machines:
             machine.resume()

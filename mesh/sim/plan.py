@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from mesh.config import DispatchConfig, GossipConfig, RaftConfig
+from mesh.config import DispatchConfig, GossipConfig, MembershipConfig, RaftConfig
 from mesh.sim.schedule import dice
 
-FAULTS = (
+STEADY_FAULTS = (
     "crash",
     "pause",
     "partition",
@@ -34,6 +34,11 @@ FAULTS = (
     "replay",
     "high_water_mark",
 )
+
+UPHEAVALS = ("churn", "wipe", "damage", "leave")
+"""Faults of whole members. Drawn from dice of their own, as they came later."""
+
+FAULTS = (*STEADY_FAULTS, *UPHEAVALS)
 """Every fault by name. `Plan.faults` holds how often (mean pause in ms) or how likely (per mille) each is."""
 
 STRENGTHS: dict[str, tuple[int, int]] = {
@@ -58,6 +63,10 @@ STRENGTHS: dict[str, tuple[int, int]] = {
     "reorder": (5, 300),
     "replay": (2, 40),
     "high_water_mark": (8, 60),
+    "churn": (1_500, 8_000),
+    "wipe": (5_000, 20_000),
+    "damage": (5_000, 20_000),
+    "leave": (3_000, 12_000),
 }
 """The weakest and strongest a fault is drawn: mean pause in ms, per mille of messages, or messages in flight."""
 
@@ -102,6 +111,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     failing_permille: int
     checkpoint_permille: int
     quiet_permille: int
+    membership: MembershipConfig = MembershipConfig()
+    spare_ids: tuple[str, ...] = ()
+    """Hosts that are no founders: each starts later, with an empty disk, and wants to be let in."""
+    spares_start_ms: tuple[int, ...] = ()
+
+    @property
+    def host_ids(self) -> tuple[str, ...]:
+        """Founders, then spares; `slots` and `capabilities` are in this order."""
+        return self.node_ids + self.spare_ids
 
     def strength(self, fault: str) -> int:
         """How often or how likely; 0 is never."""
@@ -114,9 +132,11 @@ def draw(seed: int) -> Plan:
     size = roll.choice((1, 2, 3, 3, 3, 3, 5))
     faults = {}
     appetite = roll.choice((0.2, 0.4, 0.6))
+    upheaval = dice(seed, "upheaval plan")
     for fault in FAULTS:
         weak, strong = STRENGTHS[fault]
-        strength, wanted = roll.randint(weak, strong), roll.random() < appetite
+        source = upheaval if fault in UPHEAVALS else roll
+        strength, wanted = source.randint(weak, strong), source.random() < appetite
         if wanted:
             faults[fault] = strength
     heartbeat_ms = roll.choice((40, 60, 60, 90))
@@ -125,6 +145,7 @@ def draw(seed: int) -> Plan:
     clients, tasks_max, burst = roll.randint(1, 3), roll.choice((30, 100, 250)), roll.choice((1, 3, 8))
     attempt_us, begin_us = roll.choice((2_000, 30_000, 300_000)), roll.choice((1_000, 3_000, 400_000))
     slots = tuple(roll.choice((1, 2, 4, 16)) for _ in range(size))
+    spares = upheaval.choice((0, 0, 1, 2, 3))
     tasks_max = max(10, min(tasks_max, WORK_US_MAX * sum(slots) // (attempt_us + begin_us)))
     spread_ms = safety_ms * clients * (burst + 1) // (2 * tasks_max)
     return Plan(
@@ -154,8 +175,8 @@ def draw(seed: int) -> Plan:
             log_tail_entries_max=roll.choice((1, 4, 16, 4_096)),
             report_wait_ms=roll.choice((300, 2_000)),
         ),
-        slots=slots,
-        capabilities=capabilities,
+        slots=slots + tuple(upheaval.choice((1, 2, 4, 16)) for _ in range(spares)),
+        capabilities=capabilities + (("code", "plan"),) * spares,
         rare_capability=rare,
         delay_us=roll.choice((200, 1_000, 5_000)),
         sync_us=roll.choice((150, 1_000, 8_000)),
@@ -173,6 +194,13 @@ def draw(seed: int) -> Plan:
         failing_permille=roll.choice((0, 100, 400)),
         checkpoint_permille=roll.choice((0, 300)),
         quiet_permille=roll.choice((0, 200)),
+        membership=MembershipConfig(
+            voters_wanted=upheaval.randint(1, 7),
+            replace_after_ms=upheaval.randint(1_000, 8_000),
+            lag_entries_max=upheaval.choice((5, 100, 1_000)),
+        ),
+        spare_ids=tuple(f"n{size + number + 1}" for number in range(spares)),
+        spares_start_ms=tuple(upheaval.randrange(safety_ms * 2 // 3) for _ in range(spares)),
     )
 
 
@@ -206,6 +234,13 @@ def calm(seed: int, nodes: int = 3, **changes: Any) -> Plan:
         checkpoint_permille=100,
         quiet_permille=0,
     )
+    if spares := changes.get("spare_ids", ()):
+        plan = msgspec.structs.replace(
+            plan,
+            slots=(4,) * (nodes + len(spares)),
+            capabilities=(("code", "plan"),) * (nodes + len(spares)),
+            spares_start_ms=(1_000,) * len(spares),
+        )
     return msgspec.structs.replace(plan, **changes)
 
 

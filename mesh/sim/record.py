@@ -2,7 +2,7 @@
 
 import msgspec
 
-from mesh.durable import Entry
+from mesh.durable import Configuration, Entry
 from mesh.ids import TaskId
 from mesh.sim.coverage import Coverage
 from mesh.sim.model import Model
@@ -35,8 +35,14 @@ class Record:
         self.committed: dict[int, Committed] = {}
         self.committed_max = 0
         self.applied: dict[int, Applying] = {}
-        self.votes: dict[tuple[str, int], str] = {}
-        """By (node, term): for whom a vote left the node."""
+        self.votes: dict[tuple[str, str, int], str] = {}
+        """By (node, mark of its log, term): for whom a vote left the node."""
+        self.configurations: list[tuple[int, Configuration]] = []
+        """The committed ones, each with the index of its entry."""
+        self.gone: dict[str, str] = {}
+        """Marks of logs that were members and are not any more, and whose they were."""
+        self.bound: dict[str, str] = {}
+        """By mark: the node id it was first committed with."""
         self.model = Model(coverage)
         self.acked: dict[TaskId, int] = {}
         """Tasks a client was told are accepted, with the index it was told."""
@@ -52,7 +58,18 @@ class Record:
 class Seen:
     """What one running node was last seen to be."""
 
-    __slots__ = ("applied", "commit", "events", "first", "last", "needs_comparing", "role", "term")
+    __slots__ = (
+        "applied",
+        "commit",
+        "configuration",
+        "configuration_index",
+        "events",
+        "first",
+        "last",
+        "needs_comparing",
+        "role",
+        "term",
+    )
 
     def __init__(self) -> None:
         self.term = 0
@@ -62,5 +79,7 @@ class Seen:
         self.first = 0
         self.last = 0
         self.events = 0
+        self.configuration: object = None
+        self.configuration_index = 0
         self.needs_comparing = True
         """The whole table is compared with the model as soon as both stand at the same index."""

@@ -8,7 +8,7 @@ import msgspec
 
 from mesh.config import NodeConfig
 from mesh.events import Event
-from mesh.ids import TaskId
+from mesh.ids import NodeId, TaskId
 from mesh.ledger.task import DEAD
 from mesh.messages import TaskSpec
 from mesh.node import Node
@@ -19,13 +19,16 @@ from mesh.sim.checker import Checker
 from mesh.sim.clients import Client
 from mesh.sim.coverage import Coverage
 from mesh.sim.disk import Disk
-from mesh.sim.machine import Machine, MakeNode, Watcher, Watchers
+from mesh.sim.machine import Machine, MakeNode
 from mesh.sim.model import OVER
 from mesh.sim.nemesis import Nemesis
-from mesh.sim.network import Network
+from mesh.sim.network import Host, Network
 from mesh.sim.plan import Plan, draw
+from mesh.sim.promise import Promise
 from mesh.sim.schedule import Schedule, dice
+from mesh.sim.upheaval import Upheaval
 from mesh.sim.violation import Violation
+from mesh.sim.watching import Watcher, Watchers
 from mesh.wire.codec import encode
 
 FIRED_MAX = 3_000_000
@@ -59,32 +62,21 @@ class World:
         self.coverage = Coverage()
         self.machines: list[Machine] = []
         self._by_id: dict[str, Machine] = {}
-        self.network = Network(plan, self.schedule, self.coverage, self._deliver, self._incarnation_of)
+        hosts: dict[str, Host] = {}
+        self.network = Network(plan, self.schedule, self.coverage, self._deliver, hosts)
         self.side_effects = SideEffects()
         disks: list[Disk] = []
-        self.checker = Checker(self.coverage, disks, dict(zip(plan.node_ids, plan.slots, strict=True)))
+        self.checker = Checker(self.coverage, disks, dict(zip(plan.host_ids, plan.slots, strict=True)))
         watcher = Watchers((*watchers, self.checker)) if watchers else self.checker
-        voters = tuple((node_id, f"10.0.0.{number + 1}:21000") for number, node_id in enumerate(plan.node_ids))
-        for number, (node_id, address) in enumerate(voters):
-            config = NodeConfig(
-                node_id=node_id,
-                cluster="sim",
-                incarnation=0,
-                address=address,
-                voters=voters,
-                slots=plan.slots[number],
-                raft=plan.raft,
-                gossip=plan.gossip,
-                dispatch=plan.dispatch,
-            )
+        for config in configs(plan):
             machine = Machine(
                 plan, config, self.schedule, self.network, self.coverage, self.side_effects, make_node, watcher
             )
             self.machines.append(machine)
-            self._by_id[node_id] = machine
+            self._by_id[config.node_id] = hosts[config.node_id] = machine
             disks.append(machine.disk)
         roll = dice(plan.seed, "start")
-        for machine in self.machines:
+        for machine in self.machines[: len(plan.node_ids)]:
             self.schedule.after(roll.randrange(START_MS_MAX * 1_000), machine.start)
         self.clients = [
             Client(number, plan, self.schedule, self.coverage, self.machines, self.checker)
@@ -93,6 +85,10 @@ class World:
         self.saboteur = Saboteur(plan, self.schedule, self.coverage, self.machines, self.checker)
         self.reader = Reader(plan, self.schedule, self.coverage, self.machines, self.checker)
         self.operator = Operator(plan, self.schedule, self.machines)
+        promise = Promise(plan, self.schedule, self.network, self.machines, self.checker.committed_configuration)
+        self.upheaval = Upheaval(
+            plan, self.schedule, self.coverage, self.machines, self.operator, promise, self.leader_id
+        )
         self.nemesis = Nemesis(
             plan,
             self.schedule,
@@ -101,6 +97,7 @@ class World:
             self.machines,
             self.clients,
             self.operator,
+            self.upheaval,
             self.leader_id,
         )
 
@@ -156,21 +153,43 @@ class World:
         leader = self.leader_id()
         if leader is None:
             return "nobody leads", ""
-        rafts = [machine.node.raft for machine in self.machines]
-        if any(raft.leader_id != leader or raft.term != rafts[0].term for raft in rafts):
-            return f"not all follow {leader}: {[(raft.leader_id, raft.term) for raft in rafts]}", ""
+        apart = self._who_is_apart(leader)
+        if apart:
+            return apart, ""
         unserved = next((task_id for client in self.clients for task_id in client.unserved()), None)
         if unserved is not None:
             return f"{self.model_state(unserved)}", unserved
         for task_id in self.checker.acked_ids():
             if self.checker.record.model.tasks[task_id].state not in ENDED:
                 return f"{self.model_state(task_id)}", task_id
-        ledgers = [machine.node.ledger for machine in self.machines]
+        ledgers = [machine.node.ledger for machine in self.machines if machine.is_up]
         if any(
             (ledger.applied_index, ledger.digest) != (ledgers[0].applied_index, ledgers[0].digest) for ledger in ledgers
         ):
             return f"tables differ: {[ledger.applied_index for ledger in ledgers]}", ""
         return None
+
+    def _who_is_apart(self, leader: str) -> str:
+        """Who does not take part as it should: all that run are members and follow, all members run, and as many have
+        a vote as are wanted. Empty if all is well.
+        """
+        raft = self.machine(leader).node.raft
+        configuration = raft.configuration
+        for machine in self.machines:
+            member = configuration.member(NodeId(machine.node_id))
+            if not machine.is_up:
+                if member is not None or not machine.is_parked:
+                    return f"{machine.node_id} does not run; the mesh has it as {member}"
+                continue
+            if member is None or member.mark not in ("", machine.mark):
+                return f"{machine.node_id} with log {machine.mark} runs, and the mesh has it as {member}"
+            mine = machine.node.raft
+            if mine.leader_id != leader or mine.term != raft.term:
+                return f"{machine.node_id} follows {mine.leader_id} in term {mine.term}, not {leader} in {raft.term}"
+        able = len(configuration.voters) + sum(1 for learner in configuration.learners if not learner.held_back)
+        if len(configuration.voters) < min(self.plan.membership.voters_wanted, able):
+            return f"votes are wanting: {configuration}"
+        return ""
 
     def model_state(self, task_id: TaskId) -> str:
         """Where a task stands, in words."""
@@ -182,9 +201,26 @@ class World:
     def _deliver(self, node_id: str, event: Event) -> None:
         self._by_id[node_id].receive(event)
 
-    def _incarnation_of(self, node_id: str) -> int:
-        machine = self._by_id[node_id]
-        return machine.incarnation if machine.is_up else 0
+
+def configs(plan: Plan) -> list[NodeConfig]:
+    """One for each host: founders with the founding list, spares without."""
+    addresses = [(node_id, f"10.0.0.{number + 1}:21000") for number, node_id in enumerate(plan.host_ids)]
+    founders = len(plan.node_ids)
+    return [
+        NodeConfig(
+            node_id=node_id,
+            cluster="sim",
+            incarnation=0,
+            address=address,
+            voters=tuple(addresses[:founders]) if number < founders else (),
+            slots=plan.slots[number],
+            raft=plan.raft,
+            gossip=plan.gossip,
+            dispatch=plan.dispatch,
+            membership=plan.membership,
+        )
+        for number, (node_id, address) in enumerate(addresses)
+    ]
 
 
 def run_seed(seed: int, plan: Plan | None = None, watchers: tuple[Watcher, ...] = ()) -> Verdict:

@@ -48,11 +48,11 @@ def test_1_two_leaders_in_one_term() -> None:
 def test_1_a_leader_by_the_vote_of_one_of_three() -> None:
     """n1 leads term 3 by its own vote and that of n2; or n2 has voted for n3."""
     seen = record()
-    seen.votes["n2", 3] = "n1"
-    raft.elected_by_a_majority(seen, "n1", replica("n1", term=3))
-    seen.votes["n2", 3] = "n3"
+    seen.votes["n2", "n2-1", 3] = "n1"
+    raft.elected_by_a_majority(seen, "n1", "n1-1", replica("n1", term=3))
+    seen.votes["n2", "n2-1", 3] = "n3"
     with breaks("1 "):
-        raft.elected_by_a_majority(seen, "n1", replica("n1", term=3))
+        raft.elected_by_a_majority(seen, "n1", "n1-1", replica("n1", term=3))
 
 
 def test_2_another_entry_at_the_same_place() -> None:
@@ -216,10 +216,10 @@ def test_12_a_candidate_whose_own_vote_is_not_on_disk() -> None:
 def test_13_two_votes_in_one_term() -> None:
     """n2 votes for n1 in term 3, says so again, and after a restart votes for itself."""
     seen = record()
-    raft.one_vote_per_term(seen, "n2", "n1", VoteReply(Term(3), True))
-    raft.one_vote_per_term(seen, "n2", "n1", VoteReply(Term(3), True))
+    raft.one_vote_per_term(seen, "n2", "n2-1", "n1", VoteReply(Term(3), True))
+    raft.one_vote_per_term(seen, "n2", "n2-1", "n1", VoteReply(Term(3), True))
     with breaks("13 "):
-        raft.one_vote_per_term(seen, "n2", "n3", Vote(Term(3), LogIndex(1), Term(1), False))
+        raft.one_vote_per_term(seen, "n2", "n2-1", "n3", Vote(Term(3), LogIndex(1), Term(1), False))
 
 
 def test_14_a_follower_known_to_hold_what_was_not_sent() -> None:

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from mesh.admission import Roll
 from mesh.durable import LedgerWrite, TaskRow
 from mesh.effects import Channel, InstallSnapshot, Persist, StageSnapshot, WriteLedger
 from mesh.events import Durable, Event, LedgerWritten, LinkDown, LinkUp, PeerMessage, SnapshotInstalled
@@ -62,6 +63,19 @@ def test_every_fault_is_off_in_some_seeds_and_on_in_others() -> None:
 # --- wires ------------------------------------------------------------------------------------------------------------
 
 
+class StandIn:
+    """A host whose process runs, and lets in whom its roll lets in."""
+
+    def __init__(self, node_id: str) -> None:
+        self.node_id = node_id
+        self.is_up = True
+        self.incarnation = 1
+        self.mark = f"{node_id}-1"
+        self.address = f"{node_id}:7000"
+        self.since = 0
+        self.roll: Roll | None = None
+
+
 class Wires:
     """A network between three nodes that are up, and what arrived at them."""
 
@@ -70,13 +84,13 @@ class Wires:
         self.arrived: list[tuple[str, Event]] = []
         self.coverage = Coverage()
         plan: Plan = calm(1, faults=faults)
-        self.incarnations = dict.fromkeys(plan.node_ids, 1)
+        self.hosts = {name: StandIn(name) for name in plan.node_ids}
         self.network = Network(
             plan,
             self.schedule,
             self.coverage,
             lambda node_id, event: self.arrived.append((node_id, event)),
-            lambda node_id: self.incarnations[node_id],
+            {name: host for name, host in self.hosts.items()},
         )
         for name in plan.node_ids:
             self.network.process_started(name)
@@ -125,8 +139,8 @@ def test_a_connection_made_anew_loses_what_was_under_way_and_both_ends_are_told(
     assert sorted(wires.arrived, key=lambda pair: (type(pair[1]).__name__, pair[0])) == [
         ("n1", LinkDown(NodeId("n2"))),
         ("n2", LinkDown(NodeId("n1"))),
-        ("n1", LinkUp(NodeId("n2"), 1)),
-        ("n2", LinkUp(NodeId("n1"), 1)),
+        ("n1", LinkUp(NodeId("n2"), 1, "n2-1")),
+        ("n2", LinkUp(NodeId("n1"), 1, "n1-1")),
     ]
 
 
