@@ -146,13 +146,13 @@ class Membership:
         self.settled = configuration if is_committed else None
         history = raft.log.configurations
         found = history.since(self._node.node_id, self._mark, by_name=self._is_founder)
-        if found or self.since > history.oldest_index:
+        if found or self.since > history.oldest_index or self._is_replaced:
             self.since = found
         if self._is_in:
             raft.unbar()
         roll = Roll(index, is_committed, configuration.members, configuration.forgotten)
         self._node.out.append(Admit(roll, self.since))
-        if is_committed and 0 < self.since < index:
+        if is_committed and self._mark and self._mark in configuration.forgotten:
             self._retire()
 
     def turned_away(self, event: TurnedAway) -> None:
@@ -178,6 +178,17 @@ class Membership:
         """Whether the configuration in force has this very log. Our id alone proves nothing."""
         member = self._node.raft.configuration.member(self._node.node_id)
         return member is not None and member.mark == self._mark
+
+    @property
+    def has_caught_up(self) -> bool:
+        """Whether this log is in the mesh, and has all that came before it was."""
+        return self._is_in and self._node.ledger.applied_index >= self.since > 1
+
+    @property
+    def _is_replaced(self) -> bool:
+        """Whether it has our id with another log: then the founders' list, which names no logs, did not mean us."""
+        member = self._node.raft.configuration.member(self._node.node_id)
+        return member is not None and member.mark not in ("", self._mark)
 
     def _retire(self) -> None:
         if not self._is_retired:

@@ -235,6 +235,8 @@ class Node:
     def publish(self) -> None:
         """Tell everybody how we are."""
         now_ms = self.now_ms
+        if self.trouble == self.config.trouble and self.membership.has_caught_up:
+            self.trouble = ""
         self._beat_ms = now_ms + self.config.gossip.beat_ms
         self._sequence += 1
         config, attempts, raft = self.config, self.holding.attempts, self.raft

@@ -145,12 +145,15 @@ class ConfigurationHistory:
 
     def since(self, node_id: NodeId, mark: str, *, by_name: bool) -> LogIndex:
         """Index of the latest one known that has this node with this log; 0 if none. `by_name`: a member whose log has
-        no name yet is taken for it.
+        no name yet is taken for it, unless a later one names another.
         """
         for index, known in reversed(self._history):
             member = known.member(node_id)
-            if member is not None and (member.mark == mark or (by_name and not member.mark)):
+            if member is None:
+                continue
+            if member.mark == mark or (by_name and not member.mark):
                 return index
+            by_name = False
         return LogIndex(0)
 
     @property

@@ -4,6 +4,7 @@ Messages take a millisecond, disks two, tasks five; nothing is lost but what a s
 """
 
 import heapq
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -55,11 +56,13 @@ class Stage:
         config = NodeConfig(
             node_id=name,
             cluster="c",
+            incarnation=1,
             address=f"{name}:1",
+            voters=self.voters,
             slots=2,
             membership=self.membership,
-            **{"incarnation": 1, "voters": self.voters} | config_fields,
         )
+        config = replace(config, **config_fields)
         self.nodes[name] = Node(config, recovered, Random(f"7/{name}"), self.now_ms)
         self.say(name, events.AgentsReady(capabilities))
 

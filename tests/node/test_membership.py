@@ -424,3 +424,47 @@ def test_a_vote_is_not_given_while_nobody_could_agree_to_it() -> None:
 
 def test_where_an_unknown_node_listens_is_not_known() -> None:
     assert Stage(ANA).nodes[ANA].address_of(KAI) == ""
+
+
+def test_a_founder_with_an_empty_disk_is_not_removed_by_what_its_old_log_was_named() -> None:
+    """On its way through the log eva reads that she was named eva-1, and only later that eva-2 takes part. She goes on.
+
+    Seeds 24 and 33 of the simulator, when membership was new: she retired half way.
+    """
+    stage = led_by(Stage(ANA, BEN, EVA), ANA)
+    for name in (BEN, EVA):
+        stage.say(ANA, events.LinkUp(name, 1, f"{name}-1"))
+    stage.run(2_000)
+    del stage.nodes[EVA]
+    stage.run(4_000)
+    stage.start(EVA, mark="eva-2", incarnation=2)
+    assert stage.admits[EVA].since == 1, "as far as she knows she is a founder"
+    stage.say(EVA, events.TurnedAway(ANA, Verdict.REPLACED, stage.leader.raft.configuration_index))
+    knock(stage, ANA, member(EVA, "2"))
+    stage.run(2_000)
+    assert stage.retired == []
+    assert stage.admits[EVA].since == stage.leader.raft.configuration_index
+
+
+def test_what_was_wrong_at_the_start_is_shown_until_it_is_put_right() -> None:
+    """kai's directory was set aside. Everybody sees it until his new log has caught up."""
+    stage = led_by(Stage(ANA, BEN), ANA)
+    trouble = "Its data directory was damaged; it recovers from its peers."
+    stage.start(KAI, voters=(), mark="kai-1", trouble=trouble)
+    assert stage.nodes[KAI].trouble == trouble
+    knock(stage, ANA, member(KAI))
+    stage.run(3)
+    stage.nodes[KAI].publish()
+    assert stage.nodes[KAI].trouble == trouble
+    stage.run(2_000)
+    assert stage.nodes[KAI].trouble == ""
+
+
+def test_a_disk_that_fails_is_told_at_once() -> None:
+    """eva votes no more; her last heartbeat says why, and so does the status of the others."""
+    stage = led_by(Stage(ANA, BEN, EVA), ANA)
+    stage.say(EVA, events.DiskFailed("writing the log: OSError: Input/output error"))
+    stage.run(10)
+    seen = stage.nodes[ANA].detector.member(EVA)
+    assert seen is not None and seen.last is not None
+    assert seen.last.trouble == "The disk failed: writing the log: OSError: Input/output error"

@@ -195,4 +195,6 @@ def test_the_history_tells_since_when_a_log_is_in_it() -> None:
         history.since(ANA, "ana-1", by_name=False),
         history.since(KAI, "kai-1", by_name=True),
     ]
-    assert (since, history.oldest_index) == ([4, 0, 1, 9, 0], 1)
+    assert (since, history.oldest_index) == ([4, 0, 0, 9, 0], 1)
+    unnamed = ConfigurationHistory(LogIndex(1), TRIO)
+    assert [unnamed.since(EVA, "eva-2", by_name=named) for named in (True, False)] == [1, 0]
