@@ -144,6 +144,8 @@ class Dispatcher:
         """
         for outcome in outcomes:
             task_id, token = outcome.task_id, outcome.token
+            if token <= 0:
+                continue  # Nobody was ever granted that; a task that waits for its first grant has it.
             reporting = self._reporting.get(task_id)
             if reporting is not None and reporting.token >= token:
                 continue

@@ -419,3 +419,13 @@ def test_a_lease_that_ends_in_the_entry_that_granted_it_is_not_sent() -> None:
     desk.take_office(ANA)
     granted: list[Command] = [SubmitTask(spec("a")), GrantLease(TaskId("a"), ANA), CancelTask(TaskId("a"), "no")]
     assert desk.apply(granted) == {}
+
+
+def test_a_report_under_no_grant_at_all_is_no_report() -> None:
+    """The task waits, and nobody was ever granted it: whoever claims to have done it under token 0 is not believed."""
+    desk = Desk()
+    desk.take_office()
+    submitted(desk, spec("a"))
+    assert desk.ledger.tasks[TaskId("a")].token == 0
+    desk.dispatcher.report([outcome("a", 0), outcome("a", -1, error="nonsense")])
+    assert desk.turn() == []
