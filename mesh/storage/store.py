@@ -134,6 +134,7 @@ class Store:
         self.incarnation = self._log.incarnation
         self._workers: _Workers | None = None
         self._threads: list[Thread] = []
+        self._is_closed = False
 
     def _open_ledger(self, *, may_be_new: bool) -> LedgerStore:
         """The table that goes with the log. Nothing is written before the files are known to belong together."""
@@ -177,9 +178,17 @@ class Store:
         """What is on disk, every entry and every live task checked. Called once, before `start`.
 
         Raises:
-            StoreDamaged: something is missing or not as it was written. Nothing is repaired by guessing.
+            StoreDamaged: something is missing or not as it was written. Nothing is repaired by guessing, and the
+                directory is let go of.
         """
         assert self._workers is None, "a store is recovered once"
+        try:
+            return self._recover()
+        except BaseException:
+            self.close()
+            raise
+
+    def _recover(self) -> Recovered:
         with opening(self._ledger.path):
             table = self._ledger.read()
         with opening(self._log.path):
@@ -259,6 +268,7 @@ class Store:
         """Finish what was asked for, then let go of the directory.
 
         If a thread hangs in the kernel longer than `timeout_s`, the directory stays claimed until this process ends.
+        Once more does no harm.
         """
         if self._threads and self._workers is not None:
             self._workers.reader.interrupt()
@@ -271,8 +281,11 @@ class Store:
                 return
             self._ledger = self._workers.ledger.ledger
             self._threads = []
+        if self._is_closed:
+            return
+        self._is_closed = True
         try:
-            if not self._fault.reason:
+            if self._workers is not None and not self._fault.reason:
                 self._ledger.bear_witness(self._log.witness)
         except (sqlite3.Error, OSError) as error:
             self._fault.report(f"Writing {self._ledger.path}", error)
