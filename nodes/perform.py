@@ -30,9 +30,14 @@ _TO_AGENTS = (effects.StartAttempts, effects.StopAttempts, effects.CheckpointKep
 
 
 class Performer:
-    """Carries out what the core asks for. Holds back what must not leave before the disk has it."""
+    """Carries out what the core asks for. Holds back what must not leave before the disk has it.
 
-    def __init__(self, store: Store, transport: Transport, agents: Agents) -> None:
+    `retire` is told the exit code and the reason when this process is to end.
+    """
+
+    def __init__(
+        self, store: Store, transport: Transport, agents: Agents, *, retire: Callable[[int, str], None]
+    ) -> None:
         self._transport = transport
         self._held: deque[Send] = deque()
         """Sends that wait for a token, in order; a promise to a peer is not one before it is durable."""
@@ -41,8 +46,8 @@ class Performer:
             effects.Send: self._send,
             effects.Reply: lambda effect: transport.reply(effect.client, effect.data),
             effects.Publish: lambda effect: transport.publish(effect.data),
-            effects.Admit: lambda effect: None,
-            effects.Retire: lambda effect: None,
+            effects.Admit: lambda effect: transport.admit(effect.roll, effect.since),
+            effects.Retire: lambda effect: retire(effect.code, effect.why),
             effects.Notice: lambda effect: LOG.warning("%s: %s", effect.code, effect.detail),
         }
         self._deeds.update(dict.fromkeys(_TO_DISK, store.perform))

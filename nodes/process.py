@@ -7,39 +7,56 @@ back as events. A turn of the loop ends with TurnEnded, so that what arrived tog
 import asyncio
 import gc
 import signal
-import sys
 import time
 from collections.abc import Callable
 from random import Random, SystemRandom
 from typing import Any
 
 from mesh.effects import Effect
-from mesh.events import DeadlineReached, DiskFailed, Durable, Event, TurnEnded
+from mesh.errors import MeshError
+from mesh.events import DeadlineReached, DiskFailed, Durable, Event, Leave, TurnEnded
 from mesh.ids import NodeId
 from mesh.node import Node
-from mesh.storage.faults import StoreDamaged, StoreRefused
+from mesh.storage.faults import StoreRefused
 from mesh.storage.store import Store
-from mesh.transport.address import TransportRefused
-from mesh.transport.handshake import Identity
+from mesh.transport.handshake import PROTOCOL, Identity
 from mesh.transport.zeromq import Transport
 from nodes.agents import Agents, AgentsRefused
+from nodes.joining import ASK_AGAIN_S, Found, look
+from nodes.opening import Opened, open_directory, refuse_other_mesh
 from nodes.perform import Performer
 from nodes.settings import NodeSettings, SettingsRefused
 from nodes.stalls import STALL_MS, WatchedLoop
-from nodes.telemetry import LOG, start_logging
+from nodes.telemetry import LOG, complain, start_logging
 
-TRANSFER_S = 1.0
-"""How long a leader that is asked to stop waits for another to take over."""
+LEAVE_SLACK_S = 5.0
+"""A node that has not left so long after its time was over ends all the same."""
+LAST_WORDS_S = 0.1
+"""A last heartbeat is sent by another thread; it takes a millisecond, and a busy machine more."""
 AGENTS_GRACE_S = 2.0
+HURRIED_S = 0.3
+"""Instead of that, for a node that must not go on."""
+INTERRUPTED = 130
 _TURN_ENDED = TurnEnded()
 _DEADLINE = DeadlineReached()
 
 
 class Process:
-    """A node and the parts of the world it uses."""
+    """A node and the parts of the world it uses.
+
+    Its end is the future `_ended`: set once, with the exit code, by whatever comes first.
+    """
+
+    _store: Store
+    _transport: Transport
+    _agents: Agents
+    _performer: Performer
+    _node: Node
 
     def __init__(self, settings: NodeSettings, on_ready: Callable[[dict[str, Any]], None]) -> None:
+        settings.check()
         self._settings = settings
+        self._secret = settings.secret()
         self._on_ready: Callable[[dict[str, Any]], None] | None = on_ready
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[int] = self._loop.create_future()
@@ -47,31 +64,73 @@ class Process:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0
         self._agents_ready = False
-        settings.check()
-        secret = settings.secret()
-        config = settings.node_config(0, 0)
-        self._store = Store(
-            settings.directory, node_id=settings.id, cluster=config.cluster, post=self._post_from_thread
-        )
-        identity = Identity(
-            node_id=settings.id,
-            cluster=config.cluster,
-            incarnation=self._store.incarnation,
-            role="node",
-            secret=secret,
-        )
+        self._is_running = False
+        self._is_leaving = False
+        self._has_last_words = False
+
+    async def run(self) -> int:
+        """Serve until told to stop. Returns the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._on_signal)
+        opened = await self._open()
+        if opened is None:
+            return self._ended.result()
+        self._store = opened.store
         try:
-            self._transport = Transport(
-                identity,
-                bind=settings.bind,
-                advertise=settings.address,
-                deliver=self._deliver,
-                turn_ended=self._end_turn,
-                loop=self._loop,
-            )
-        except TransportRefused:
+            self._build(opened)
+        except BaseException:
             self._store.close()
             raise
+        try:
+            self._transport.bind()
+            self._start_node(opened)
+        except BaseException:
+            self._transport.close()
+            self._store.close()
+            raise
+        self._loop.set_exception_handler(self._on_exception)
+        background = [
+            self._loop.create_task(self._start_agents(), name="start agents"),
+            self._loop.create_task(self._knock(opened), name="knock"),
+        ]
+        code = await self._ended
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        await self._close(hurried=code != 0)
+        return code
+
+    # --- beginning ---
+
+    async def _open(self) -> Opened | None:
+        """The data directory; None if told to stop meanwhile. A node that joins may wait long for somebody to ask."""
+        opening = self._loop.create_task(open_directory(self._settings, self._post_from_thread))
+        await asyncio.wait((opening, self._ended), return_when=asyncio.FIRST_COMPLETED)
+        if opening.done():
+            return opening.result()
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+        return None
+
+    def _build(self, opened: Opened) -> None:
+        settings, store = self._settings, opened.store
+        identity = Identity(
+            node_id=settings.id,
+            cluster=opened.cluster,
+            incarnation=store.incarnation,
+            role="node",
+            secret=self._secret,
+            mark=store.created,
+            protocol=PROTOCOL if settings.protocol is None else settings.protocol,
+        )
+        self._transport = Transport(
+            identity,
+            bind=settings.bind,
+            advertise=settings.address,
+            deliver=self._deliver,
+            turn_ended=self._end_turn,
+            loop=self._loop,
+        )
         self._agents = Agents(
             settings.apps,
             node_id=settings.id,
@@ -82,44 +141,21 @@ class Process:
             log_dir=settings.directory,
             secret_file=settings.secret_file,
         )
-        self._performer = Performer(self._store, self._transport, self._agents)
+        self._performer = Performer(store, self._transport, self._agents, retire=self._stop)
 
-    async def run(self) -> int:
-        """Serve until told to stop. Returns the exit code."""
-        try:
-            self._transport.bind()
-            self._start_node()
-        except (TransportRefused, StoreDamaged):
-            self._transport.close()
-            self._store.close()
-            raise
-        self._loop.set_exception_handler(self._on_exception)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._on_signal)
-        starting = self._loop.create_task(self._start_agents(), name="start agents")
-        code = await self._ended
-        await self._hand_over()
-        starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
-        if self._timer is not None:
-            self._timer.cancel()
-        await self._agents.stop(AGENTS_GRACE_S)
-        self._transport.close()
-        self._store.close()
-        return code
-
-    def _start_node(self) -> None:
-        settings = self._settings
-        recovered = self._store.recover()
+    def _start_node(self, opened: Opened) -> None:
         now_ms = _now_ms()
-        epoch_ms = time.time_ns() // 1_000_000 - now_ms
-        config = settings.node_config(self._store.incarnation, epoch_ms)
-        self._node = Node(config, recovered, Random(SystemRandom().getrandbits(64)), now_ms)
-        del recovered
+        config = self._settings.node_config(
+            cluster=opened.cluster,
+            voters=opened.voters,
+            incarnation=opened.store.incarnation,
+            epoch_ms=time.time_ns() // 1_000_000 - now_ms,
+            mark=opened.store.created,
+            trouble=opened.trouble,
+        )
+        self._node = Node(config, opened.recovered, Random(SystemRandom().getrandbits(64)), now_ms)
         self._store.start()
-        for name, address in config.voters:
-            if name != settings.id:
-                self._transport.dial(NodeId(name), address)
+        self._is_running = True
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
@@ -139,6 +175,35 @@ class Process:
         self._agents_ready = True
         self._check_ready()
 
+    async def _knock(self, opened: Opened) -> None:
+        """Until this node is taken in, dial whoever is there: by that they hear of it. Members are dialled anyway."""
+        settings, found = self._settings, opened.found
+        while not self._is_member():
+            if not settings.seeds:
+                LOG.warning("does not take part in a mesh yet; name some nodes of one with --join")
+                return
+            found = found or await look(settings.seeds, settings.secret_file)
+            if found is not None and not self._dial(opened, found):
+                return
+            found = None
+            await asyncio.sleep(ASK_AGAIN_S)
+
+    def _dial(self, opened: Opened, found: Found) -> bool:
+        try:
+            refuse_other_mesh(opened, found, self._settings)
+        except StoreRefused as error:
+            self._stop(1, str(error))
+            return False
+        for node_id, address in found.nodes:
+            if node_id != self._settings.id:
+                self._transport.dial(node_id, address)
+        return True
+
+    def _is_member(self) -> bool:
+        """Whether the configuration in force has this node, and this log of it."""
+        member = self._node.raft.configuration.member(NodeId(self._settings.id))
+        return member is not None and member.mark in ("", self._store.created)
+
     # --- the loop's one circle: event, effects, deeds ---
 
     def _deliver(self, event: Event) -> None:
@@ -151,6 +216,7 @@ class Process:
             LOG.exception("broken invariant")
             raise
         if type(event) is DiskFailed:
+            self._has_last_words = True
             self._stop(1, f"The disk failed: {event.reason}")
 
     def _perform(self, wanted: list[Effect]) -> None:
@@ -204,12 +270,14 @@ class Process:
             self._node.counters["loop_stall_ms_max"] = watch.longest_ms()
             self._node.counters[f"loop_stalls_over_{STALL_MS}_ms"] = watch.stalls
 
-    # --- beginning and end ---
+    # --- end ---
 
     def _check_ready(self) -> None:
-        """Say once that this node serves: user code is loaded, and a leader is known."""
+        """Say once that this node serves: user code is loaded, and it takes part in a mesh that has a leader."""
+        if self._on_ready is None or not self._agents_ready or self._ended.done():
+            return
         leader = self._node.raft.leader_id
-        if self._on_ready is None or not self._agents_ready or leader is None:
+        if leader is None or not self._is_member():
             return
         on_ready, self._on_ready = self._on_ready, None
         settings, config = self._settings, self._node.config
@@ -227,42 +295,43 @@ class Process:
         )
 
     def _on_signal(self) -> None:
+        """Once: leave in order. Twice: end now. Three times: whatever it is doing."""
         if self._ended.done():
-            raise KeyboardInterrupt  # Asked twice: now.
-        self._stop(0, "asked to stop")
+            raise KeyboardInterrupt
+        if not self._is_running:
+            self._stop(0, "asked to stop")
+        elif self._is_leaving:
+            self._stop(INTERRUPTED, "Told twice to stop: what ran here is given up, and runs elsewhere.")
+        else:
+            self._is_leaving = True
+            self._on_ready = None
+            drain_s = self._settings.drain_s
+            LOG.info("leaving: what runs may go on for %g s", drain_s)
+            self._deliver(Leave(round(drain_s * 1_000)))
+            self._end_turn()
+            self._loop.call_later(drain_s + LEAVE_SLACK_S, self._stop, 0, "nobody agreed to its leaving in time")
 
     def _stop(self, code: int, why: str) -> None:
+        """End with this exit code, unless it is ending already."""
         if not self._ended.done():
             if code:
-                print(f"mesh: {why}", file=sys.stderr)
+                complain(why)
             else:
                 LOG.info("stopping: %s", why)
             self._ended.set_result(code)
 
-    async def _hand_over(self) -> None:
-        """A leader that leaves asks another voter to take over, so that the mesh need not notice its absence."""
-        raft = self._node.raft
-        voters = raft.configuration.voter_ids
-        others = [node_id for node_id, _, state in raft.peers() if state == "replicate" and node_id in voters]
-        if not raft.serving or not others or not raft.transfer(others[0], _now_ms()):
-            return
-        self._end_turn()
-        gone = self._loop.create_future()
-        self._on_ready = None
-
-        def look() -> None:
-            if not gone.done():
-                if raft.serving:
-                    self._loop.call_later(0.01, look)
-                else:
-                    gone.set_result(None)
-
-        look()
-        try:
-            async with asyncio.timeout(TRANSFER_S):
-                await gone
-        except TimeoutError:
-            LOG.info("nobody took over in time")
+    async def _close(self, *, hurried: bool) -> None:
+        """Let go of everything. Where the disk failed, not without a word: the others hear why."""
+        if self._has_last_words:
+            await asyncio.sleep(LAST_WORDS_S)
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._agents.stop(HURRIED_S if hurried else AGENTS_GRACE_S)
+        self._transport.close()
+        if self._has_last_words:
+            self._store.close(HURRIED_S)
+        else:
+            self._store.close()
 
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What no callback caught. Going on with half an event handled would be guessing."""
@@ -275,19 +344,19 @@ def _now_ms() -> int:
 
 
 async def run_node(settings: NodeSettings, *, on_ready: Callable[[dict[str, Any]], None]) -> int:
-    """Run one node until it is told to stop.
+    """Run one node until it is told to stop, or has nothing more to do here.
 
     Returns:
         The exit code: 0 when told to stop, 1 when it cannot run or must not go on, 2 when its settings contradict each
-        other. The reason is on stderr, in one sentence.
+        other, 130 when told twice to stop. The reason is on stderr, in one sentence.
     """
     start_logging(settings.id)
     try:
         process = Process(settings, on_ready)
         return await process.run()
     except SettingsRefused as error:
-        print(f"mesh: {error}", file=sys.stderr)
+        complain(str(error))
         return 2
-    except (StoreRefused, StoreDamaged, TransportRefused) as error:
-        print(f"mesh: {error}", file=sys.stderr)
+    except (StoreRefused, MeshError, OSError) as error:
+        complain(str(error))
         return 1

@@ -14,3 +14,8 @@ def start_logging(node_id: str, level: int = logging.INFO) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     root.propagate = False
+
+
+def complain(why: str) -> None:
+    """Why this process ends, for whoever started it: one line, whatever is quoted in it."""
+    print(f"mesh: {' '.join(why.split())}", file=sys.stderr)

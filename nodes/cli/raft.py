@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from nodes.cli.command import OK, STILL_RUNNING, MeshGroup, Shared
+from nodes.cli.command import OK, REFUSED, STILL_RUNNING, MeshGroup, Shared
 from nodes.cli.printing import print_json, print_pairs, print_table, say
 from nodes.cli.session import read, stale_option, talk
 
@@ -110,6 +111,52 @@ def remove_voter(shared: Shared, node_id: str) -> int:
         return _done(shared, node_id, "learner", f"{node_id} has no vote any more")
 
     return talk(shared, work)
+
+
+@raft.command("recover")
+@click.option("--data-dir", required=True, metavar="DIR", help="Of the node that goes on. It must be stopped.")
+@click.option("--i-know", is_flag=True, help="The other voters are lost for good, and what only they held with them.")
+@click.pass_obj
+def recover(shared: Shared, data_dir: str, i_know: bool) -> int:
+    """After a majority of the voters is lost for good: let one survivor go on alone. Works on its files, offline.
+
+    Start the survivor afterwards as before, and new nodes with empty data directories and --join. Old data
+    directories of the others are not let in again.
+    """
+    from mesh.storage.directory import peek
+    from mesh.storage.faults import StoreRefused
+    from mesh.storage.forced import force_configuration
+
+    where = Path(data_dir)
+    try:
+        identity = peek(where)
+        if identity is None:
+            raise StoreRefused(f"{where} is no data directory of a node.")
+        if not i_know:
+            say(
+                f"mesh: this would make {identity.node_id} the only voter of mesh {identity.cluster}, and give up what "
+                f"only the other voters hold. If a majority of them can still be started, start them instead. If not, "
+                f"and {identity.node_id} is stopped, say it again with --i-know."
+            )
+            return REFUSED
+        forced = force_configuration(where, identity.node_id)
+    except StoreRefused as error:
+        raise click.ClickException(str(error)) from None
+    if shared.as_json:
+        print_json(
+            {
+                "id": identity.node_id,
+                "cluster": identity.cluster,
+                "index": forced.index,
+                "term": forced.term,
+                "voters": list(forced.new.voter_ids),
+                "were": list(forced.old.voter_ids),
+            }
+        )
+    else:
+        click.echo(f"{identity.node_id} is the only voter now; it was one of {', '.join(forced.old.voter_ids)}")
+        say(f"start it as before, and new nodes with --join {forced.new.voters[0].address} and empty data directories")
+    return OK
 
 
 def _done(shared: Shared, node_id: str, role: str, sentence: str) -> int:

@@ -37,7 +37,7 @@ def test_a_promise_is_held_until_its_token_is_durable(tmp_path: Path) -> None:
         agents = Agents(
             (), node_id="ana", slots=1, post=posted.append, turn_ended=lambda: None, peer_address="127.0.0.1:21000"
         )
-        performer = Performer(store, transport, agents)
+        performer = Performer(store, transport, agents, retire=lambda code, why: None)
 
         def left() -> int:
             return transport.counters.get("no_link", 0)

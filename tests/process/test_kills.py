@@ -8,38 +8,21 @@ from typing import Any
 import pytest
 
 from mesh import documents
-from mesh.client.connection import MeshClient
-from mesh.client.handle import Handle
-from tests.process.real_mesh import RealMesh, events_of, everybody_is_healthy, real_mesh, until
+from tests.process.real_mesh import (
+    assert_each_ended_once,
+    events_of,
+    everybody_is_healthy,
+    leader_of,
+    real_mesh,
+    submit_many,
+    until,
+)
 
 HEARTBEAT_MS = 200
 
 
-async def submit_many(client: MeshClient, mesh: RealMesh, prefix: str, count: int, seconds: float) -> list[Handle]:
-    payload = {"path": str(mesh.trace), "seconds": seconds}
-    submits = (client.submit("work", payload | {"value": k}, task_id=f"{prefix}-{k}") for k in range(count))
-    return await asyncio.gather(*submits)
-
-
-async def assert_each_ended_once(client: MeshClient, handles: list[Handle]) -> None:
-    """By `task show`, and by the committed events: one completion each."""
-    for handle in handles:
-        task = await client.task(handle.id)
-        assert (task.id, task.state) == (handle.id, "completed"), task
-    completions: dict[str | None, int] = {}
-    for line in await events_of(client):
-        if line.event == "task_completed":
-            completions[line.task] = completions.get(line.task, 0) + 1
-    assert {handle.id: completions.get(handle.id, 0) for handle in handles} == {handle.id: 1 for handle in handles}
-
-
 def a_follower_holds_something(status: documents.Status) -> bool:
     return any(node.running for node in status.nodes if node.id != status.leader)
-
-
-def leader_of(status: documents.Status) -> str:
-    assert status.leader is not None
-    return status.leader
 
 
 @pytest.mark.timeout(120)

@@ -1,0 +1,66 @@
+"""How a node finds the mesh it is to take part in: it asks, as a client, whoever it was given."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mesh.client import connect
+from mesh.documents import Status
+from mesh.errors import MeshError, MeshUnavailable
+from mesh.ids import NodeId
+from nodes.telemetry import LOG
+
+ANSWER_TIMEOUT_S = 5.0
+"""For one try: to reach a seed, and to hear from it."""
+PAUSE_S = 0.5
+ASK_AGAIN_S = 5.0
+"""A node that is not taken in yet looks this often who is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A mesh, as one of its nodes described it. `nodes` are (id, HOST:PORT) of all that may be dialled."""
+
+    cluster: str
+    nodes: tuple[tuple[NodeId, str], ...]
+
+
+async def find_mesh(seeds: Sequence[str], secret_file: Path | None) -> Found:
+    """Ask until a seed answers: whoever starts a node wants it to run, and the seeds may only be starting.
+
+    Raises:
+        MeshError: an address or the secret will not do.
+        OSError: the secret cannot be read.
+    """
+    peers = ",".join(seeds)
+    has_said = False
+    while True:
+        try:
+            return await ask(peers, secret_file)
+        except MeshUnavailable as error:
+            if not has_said:
+                LOG.warning("waiting for a node to join at %s: %s", peers, error)
+                has_said = True
+        await asyncio.sleep(PAUSE_S)
+
+
+async def ask(peers: str, secret_file: Path | None) -> Found:
+    """One try. Raises MeshUnavailable when nobody answers, and what find_mesh does."""
+    async with connect(peers, secret_file=secret_file, timeout=ANSWER_TIMEOUT_S) as mesh:
+        status = await mesh.status(stale=True, timeout=ANSWER_TIMEOUT_S)
+    return Found(status.cluster, _reachable(status))
+
+
+def _reachable(status: Status) -> tuple[tuple[NodeId, str], ...]:
+    """Those that have not gone for good; members may be failed and come back."""
+    return tuple((NodeId(node.id), node.address) for node in status.nodes if node.admin != "left" and node.address)
+
+
+async def look(seeds: Sequence[str], secret_file: Path | None) -> Found | None:
+    """Who is there; None if nobody answers just now. For a node that waits to be taken in."""
+    try:
+        return await ask(",".join(seeds), secret_file)
+    except (MeshError, OSError) as error:
+        LOG.info("nobody to knock at: %s", error)
+        return None
