@@ -34,7 +34,7 @@ class Saboteur:
         self._coverage = coverage
         self._oracle = oracle
         self._dice = dice(plan.seed, "saboteur")
-        self._line = Line(plan, schedule, self._dice, machines, self._hear)
+        self._line = Line(plan, schedule, self._dice, machines, self._hear, oracle.history)
         self.is_done = False
         self._act()
 
@@ -65,7 +65,7 @@ class Reader:
         self._coverage = coverage
         self._oracle = oracle
         self._dice = dice(plan.seed, "reader")
-        self._line = Line(plan, schedule, self._dice, machines, self._hear)
+        self._line = Line(plan, schedule, self._dice, machines, self._hear, oracle.history)
         self._request = READER_REQUESTS
         self._asked: dict[int, tuple[TaskId, int | None]] = {}
         """Open questions: the task, and the final state somebody was told of."""
@@ -99,9 +99,9 @@ class Reader:
 class Operator:
     """Gives orders to nodes: transfer, drain, recover, rebalance. Any node will do to say it to."""
 
-    def __init__(self, plan: Plan, schedule: Schedule, machines: list[Machine]) -> None:
+    def __init__(self, plan: Plan, schedule: Schedule, machines: list[Machine], oracle: Oracle) -> None:
         self._dice = dice(plan.seed, "operator")
-        self._line = Line(plan, schedule, self._dice, machines, self._hear)
+        self._line = Line(plan, schedule, self._dice, machines, self._hear, oracle.history)
         self._request = 0
 
     def order(self, action: Action, target: str = "") -> None:

@@ -17,6 +17,7 @@ from mesh.raft.configuration import decode
 from mesh.sim import invariants_membership, invariants_queue, invariants_raft
 from mesh.sim.coverage import Coverage
 from mesh.sim.disk import Disk
+from mesh.sim.history import History
 from mesh.sim.machine import Machine
 from mesh.sim.record import Applying, Record, Seen
 from mesh.sim.violation import Violation
@@ -43,6 +44,7 @@ class Checker:
     def __init__(self, coverage: Coverage, disks: list[Disk], slots: dict[str, int]) -> None:
         self.record = Record(coverage)
         self.coverage = coverage
+        self.history = History(coverage)
         self.trace = blake2b(digest_size=16)
         self.events = 0
         self._disks = disks
@@ -157,6 +159,7 @@ class Checker:
             if step.index not in record.applied:
                 self._catch_up(step.index - 1)
                 ought = model.apply(step.index, step.batch)
+                self.history.committed(model)
                 if step.batch is not None:
                     invariants_queue.outcomes_agree(model, step.batch, step.outcomes, ought)
                 invariants_queue.leases_within_slots(model, step.index, self._slots)
@@ -182,6 +185,7 @@ class Checker:
         while model.index < index:
             entry = self.record.committed[model.index + 1].entry
             model.apply(entry.index, decode_batch(entry.data) if entry.kind == COMMANDS_KIND else None)
+            self.history.committed(model)
 
     # --- messages -----------------------------------------------------------------------------------------------------
 

@@ -75,7 +75,7 @@ class Client:
         self._oracle = oracle
         self._dice = dice(plan.seed, f"client {number}")
         self._wishes_max = plan.tasks_max // plan.clients + 1
-        self._line = Line(plan, schedule, self._dice, machines, self._hear)
+        self._line = Line(plan, schedule, self._dice, machines, self._hear, oracle.history)
         self._patience_us = self._dice.randint(*PATIENCE_US)
         self._request = self._first_request = (number + 1) * REQUESTS_MAX
         self._asked: dict[int, tuple[TaskId, int | None]] = {}

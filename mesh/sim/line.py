@@ -1,6 +1,7 @@
 """A client's link to a node, what it was told over it, and what must be true of that."""
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from mesh.ids import ClientId, LogIndex, TaskId
 from mesh.ledger.task import STATE_NAMES
 from mesh.messages import Answer, ClientReply, ClientRequest, Code, TaskEnd
 from mesh.sim.coverage import Coverage
+from mesh.sim.history import History
 from mesh.sim.machine import Machine
 from mesh.sim.plan import Plan
 from mesh.sim.schedule import Schedule
@@ -28,6 +30,8 @@ READER_REQUESTS = 100 * REQUESTS_MAX
 class Oracle(Protocol):
     """What clients were told. Implemented by the checker."""
 
+    history: History
+
     def accepted(self, task_id: TaskId, index: LogIndex) -> None: ...
     def ended(self, end: TaskEnd) -> None: ...
     def is_acked(self, task_id: TaskId) -> bool: ...
@@ -39,12 +43,20 @@ class Line:
     """A client's link to one node: it loses, doubles and delays like any other, and breaks with the node."""
 
     def __init__(
-        self, plan: Plan, schedule: Schedule, roll: Random, machines: list[Machine], hear: Callable[[ClientReply], None]
+        self,
+        plan: Plan,
+        schedule: Schedule,
+        roll: Random,
+        machines: list[Machine],
+        hear: Callable[[ClientReply], None],
+        history: History,
     ) -> None:
         self._schedule = schedule
         self._dice = roll
         self._machines = machines
         self._hear = hear
+        self._history = history
+        self._link = 0
         self._delay_us = plan.delay_us
         self.loss = plan.strength("loss")
         self.duplicate = plan.strength("duplicate")
@@ -64,7 +76,8 @@ class Line:
         if not machine.is_up:
             return False
         self.machine, self._incarnation = machine, machine.incarnation
-        self._client = machine.new_client(self._to_me)
+        self._link = self._history.new_link()
+        self._client = machine.new_client(partial(self._to_me, self._link))
         return True
 
     def hang_up(self) -> None:
@@ -79,6 +92,7 @@ class Line:
         """Send a request, if there is a line."""
         if not self.is_up or self.machine is None:
             return
+        self._history.invoked(self._link, request)
         event = ClientMessage(self._client, encode(request))
         if self._dice.random() * 1_000 >= self.loss:
             self._schedule.after(self._pause_us(), self._deliver, self.machine, event)
@@ -92,9 +106,13 @@ class Line:
         if machine.is_up and machine.incarnation == self._incarnation:
             machine.receive(event)
 
-    def _to_me(self, data: bytes) -> None:
+    def _to_me(self, link: int, data: bytes) -> None:
         if self._dice.random() * 1_000 >= self.loss:
-            self._schedule.after(self._pause_us(), self._hear, decode_reply(data))
+            self._schedule.after(self._pause_us(), self._arrive, link, decode_reply(data))
+
+    def _arrive(self, link: int, reply: ClientReply) -> None:
+        self._history.heard(link, reply)
+        self._hear(reply)
 
 
 def read_is_fresh(coverage: Coverage, answer: Answer, task_id: TaskId, final: int | None) -> None:

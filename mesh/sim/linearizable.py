@@ -14,7 +14,7 @@ A `Standing` is the least that the task must have come to; it may be further on.
 or cannot be: that is what gives the checker its teeth.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -236,58 +236,86 @@ def _seen_ended(at: Standing, view: View) -> Standing | None:
 
 # --- the search -------------------------------------------------------------------------------------------------------
 
+Place = tuple[int, Standing]
+"""Which operations have taken effect, as bits, and where the task stands then."""
 
-def check(operations: Sequence[Operation], steps_max: int = STEPS_MAX) -> Finding:
+
+def check(operations: Iterable[Operation], steps_max: int = STEPS_MAX) -> Finding:
     """Look for an order in which all these answers about one task are true.
 
     Args:
         operations: all that was asked about the task, in any order.
         steps_max: places to visit before giving up.
     """
-    asked = sorted((each for each in operations if _matters(each)), key=lambda each: each.invoked)
-    wanted = sum(1 << number for number, each in enumerate(asked) if each.returned is not None)
-    best, seen, stack = 0, {(0, NOWHERE)}, [(0, NOWHERE)]
+    search = _Search(operations)
+    wanted, best = search.wanted, 0
+    start: Place = (0, NOWHERE)
+    seen, stack = {start}, [start]
     while stack:
-        done, at = stack.pop()
-        if done & wanted == wanted:
+        place = stack.pop()
+        done = place[0] & wanted
+        if done == wanted:
             return Finding(Verdict.LINEARIZABLE, len(seen))
-        if (done & wanted).bit_count() > (best & wanted).bit_count():
+        if done.bit_count() > best.bit_count():
             best = done
-        for following in reversed(_following(asked, done, at)):
+        for following in reversed(search.following(*place)):
             if following not in seen:
                 seen.add(following)
                 stack.append(following)
         if len(seen) > steps_max:
             return Finding(Verdict.TOO_LONG, len(seen))
-    stuck = tuple(each for number, each in enumerate(asked) if wanted >> number & 1 and not best >> number & 1)
+    stuck = tuple(each for number, each in enumerate(search.answered) if not best >> number & 1)
     return Finding(Verdict.IMPOSSIBLE, len(seen), stuck)
 
 
-def _matters(operation: Operation) -> bool:
-    """What says and does nothing is left out."""
-    says = operation.outcome not in (Outcome.OPEN, Outcome.NOTHING)
-    does = operation.call is not Call.READ and (operation.outcome is Outcome.OPEN or operation.may_repeat)
-    return says or does
+class _Search:
+    """`answered` must all be placed: bits 0 and up, in the order of their asking. `open`, the bits above, may be. What
+    is in `repeating` may take effect any number of times, and has no bit.
+    """
 
+    def __init__(self, operations: Iterable[Operation]) -> None:
+        ordered = sorted(operations, key=lambda each: each.invoked)
+        self.answered = [each for each in ordered if each.outcome not in (Outcome.OPEN, Outcome.NOTHING)]
+        self.open: list[Operation] = []
+        self.repeating: list[Operation] = []
+        self.wanted = (1 << len(self.answered)) - 1
+        first: set[tuple[Call, bytes]] = set()
+        for each in ordered:
+            if each.call is Call.READ or not (each.may_repeat or each.outcome is Outcome.OPEN):
+                continue
+            if each.may_repeat or each.call is Call.SUBMIT:  # The first can do all that a later one of its kind can.
+                if (each.call, each.payload) in first:
+                    continue
+                first.add((each.call, each.payload))
+            unheard = msgspec.structs.replace(each, outcome=Outcome.OPEN)
+            (self.repeating if each.may_repeat else self.open).append(unheard)
 
-def _following(asked: list[Operation], done: int, at: Standing) -> list[tuple[int, Standing]]:
-    """All places one step further. An answer that changes nothing is placed at once: no order is lost by that."""
-    until = min(
-        (each.returned for number, each in enumerate(asked) if each.returned is not None and not done >> number & 1),
-        default=0,
-    )
-    found = []
-    for number, each in enumerate(asked):
-        if each.invoked > until:
-            break
-        if not done >> number & 1:
-            to = after(at, each)
-            if to is not None and (to != at or each.returned is not None):
-                if to == at:
-                    return [(done | 1 << number, at)]
-                found.append((done | 1 << number, to))
-        if each.may_repeat and each.call is not Call.READ:
-            again = after(at, msgspec.structs.replace(each, outcome=Outcome.OPEN))
-            if again is not None and again != at:
-                found.append((done, again))
-    return found
+    def following(self, done: int, at: Standing) -> list[Place]:
+        """All places one step further. An answer that changes nothing is placed at once: no order is lost by that."""
+        answered = self.answered
+        number = (~done & (done + 1)).bit_length() - 1
+        until = answered[number].returned or 0
+        found: list[tuple[int, Place]] = []
+        while number < len(answered) and answered[number].invoked <= until:
+            each = answered[number]
+            if not done >> number & 1:
+                until = min(until, each.returned or 0)
+                to = after(at, each)
+                if to is not None:
+                    found.append((each.invoked, (done | 1 << number, to)))
+            number += 1
+        places = [place for invoked, place in found if invoked <= until]
+        for place in places:
+            if place[1] == at:
+                return [place]
+        for number, each in enumerate(self.open, len(answered)):
+            if each.invoked <= until and not done >> number & 1:
+                to = after(at, each)
+                if to is not None and to != at:
+                    places.append((done | 1 << number, to))
+        for each in self.repeating:
+            if each.invoked <= until:
+                to = after(at, each)
+                if to is not None and to != at:
+                    places.append((done, to))
+        return places

@@ -67,6 +67,7 @@ class World:
         self.side_effects = SideEffects()
         disks: list[Disk] = []
         self.checker = Checker(self.coverage, disks, dict(zip(plan.host_ids, plan.slots, strict=True)))
+        self.checker.history.doubles = bool(plan.strength("duplicate") or plan.strength("replay"))
         watcher = Watchers((*watchers, self.checker)) if watchers else self.checker
         for config in configs(plan):
             machine = Machine(
@@ -84,7 +85,7 @@ class World:
         ]
         self.saboteur = Saboteur(plan, self.schedule, self.coverage, self.machines, self.checker)
         self.reader = Reader(plan, self.schedule, self.coverage, self.machines, self.checker)
-        self.operator = Operator(plan, self.schedule, self.machines)
+        self.operator = Operator(plan, self.schedule, self.machines, self.checker)
         promise = Promise(plan, self.schedule, self.network, self.machines, self.checker.committed_configuration)
         self.upheaval = Upheaval(
             plan, self.schedule, self.coverage, self.machines, self.operator, promise, self.leader_id
@@ -118,6 +119,7 @@ class World:
                 client.wish(TaskSpec(task_id, "code", encode(script), source=client.name), script)
         self._converge("26 fresh tasks are done after healing")
         self.checker.finish(self.machines)
+        self.checker.history.judge()
 
     def machine(self, node_id: str) -> Machine:
         """A host by name."""

@@ -1,0 +1,256 @@
+"""What all clients asked and were told in a run, and whether it can have happened.
+
+Lines tell of every request and every reply, the checker of every entry that is applied first: what the log shows closes
+what nobody was told (etcd does so too). At the end of a seed each task's history is searched for an order of single
+steps (linearizable.py), and the queue as a whole is counted (queue_checks.py).
+"""
+
+from typing import Final
+
+import msgspec
+
+from mesh.ids import TaskId
+from mesh.ledger.task import DEAD, FINISHED, PENDING, STATE_NAMES
+from mesh.messages import (
+    Accepted,
+    Action,
+    Answer,
+    Ask,
+    ClientReply,
+    ClientRequest,
+    Code,
+    Order,
+    Question,
+    SubmitTasks,
+    TaskEnd,
+    TasksEnded,
+    TasksRefused,
+)
+from mesh.sim.coverage import Coverage
+from mesh.sim.linearizable import Call, Operation, Outcome, Verdict, View, check
+from mesh.sim.model import Model
+from mesh.sim.queue_checks import Grant, out_of_turn
+from mesh.sim.violation import Violation
+
+READS: Final = "25 reads are linearizable"
+TURNS: Final = "first come, first served within a priority"
+THE_LOG: Final = "the log"
+_NIL: Final = b"\xc0"
+_CALLS: Final = {Action.CANCEL: Call.CANCEL, Action.RETRY: Call.REDRIVE, Action.DROP: Call.DROP}
+_STATES: Final = {name: state for state, name in enumerate(STATE_NAMES)}
+_LISTS: Final = (Question.TASKS, Question.DEAD_LETTERS)
+_ONE: Final = (Question.TASK, Question.EXPLAIN)
+
+
+class _Document(msgspec.Struct):
+    """What of a task's document, or of its explanation, says where it stands."""
+
+    state: str
+    capability: str = ""
+    token: int | None = None
+    attempts: int | None = None
+    result: msgspec.Raw = msgspec.Raw(b"")
+    payload: msgspec.Raw = msgspec.Raw(b"")
+    """Empty where the document says nothing of them."""
+
+
+class _Line(msgspec.Struct):
+    """A task in a list. A dead letter needs not say that it is dead."""
+
+    id: TaskId
+    attempts: int
+    state: str = STATE_NAMES[DEAD]
+
+
+class _Page(msgspec.Struct):
+    next: str | None = None
+    tasks: list[_Line] = []
+    dead_letters: list[_Line] = []
+
+
+_document = msgspec.msgpack.Decoder(_Document)
+_page = msgspec.msgpack.Decoder(_Page)
+
+_Place = tuple[TaskId, int]
+"""An operation: the task, and its number in the task's history."""
+
+
+class History:
+    """Grows during a run, is judged at its end. All that happens is numbered as it happens."""
+
+    def __init__(self, coverage: Coverage, *, doubles: bool = False) -> None:
+        self.doubles = doubles
+        """The wires may deliver twice: what was asked may take effect again, even after it was answered."""
+        self.tasks: dict[TaskId, list[Operation]] = {}
+        self.accepted: dict[TaskId, int] = {}
+        """When a client first heard that a task is accepted."""
+        self._coverage = coverage
+        self._now = 0
+        self._links = 0
+        self._submits: dict[tuple[int, TaskId], list[_Place]] = {}
+        """Submits not yet answered, by link."""
+        self._questions: dict[tuple[int, int], tuple[int, Ask]] = {}
+        self._orders: dict[tuple[int, int], _Place] = {}
+        self._streams: dict[TaskId, tuple[str, int]] = {}
+        """Capability and priority."""
+        self._born: dict[TaskId, bool] = {}
+        """Tasks in the order they came into the log; whether nothing has disturbed their turn so far."""
+        self._grants: list[Grant] = []
+
+    def new_link(self) -> int:
+        """A client has dialled."""
+        self._links += 1
+        return self._links
+
+    # --- what is asked ------------------------------------------------------------------------------------------------
+
+    def invoked(self, link: int, request: ClientRequest) -> None:
+        """A client says this; whether it arrives is another matter."""
+        self._now += 1
+        if isinstance(request, SubmitTasks):
+            for spec in request.specs:
+                self._streams.setdefault(spec.task_id, (spec.capability, spec.priority))
+                place = self._open(link, spec.task_id, Call.SUBMIT, _identity(spec.capability, spec.payload))
+                self._submits.setdefault((link, spec.task_id), []).append(place)
+        elif isinstance(request, Ask):
+            if not request.stale and (request.question in _ONE or request.question in _LISTS):
+                self._questions[link, request.request] = (self._now, request)
+        elif isinstance(request, Order) and request.action in _CALLS:
+            call = _CALLS[Action(request.action)]
+            self._orders[link, request.request] = self._open(link, TaskId(request.target), call)
+
+    def _open(self, link: int, task_id: TaskId, call: Call, payload: bytes = b"") -> _Place:
+        operations = self.tasks.setdefault(task_id, [])
+        asked = Operation(f"link {link}", call, self._now, payload=payload, may_repeat=self.doubles)
+        operations.append(asked)
+        return task_id, len(operations) - 1
+
+    # --- what is heard ------------------------------------------------------------------------------------------------
+
+    def heard(self, link: int, reply: ClientReply) -> None:
+        """A client hears this. Raises Violation if a list lacks what must be in it."""
+        self._now += 1
+        if isinstance(reply, Accepted):
+            for task_id in reply.task_ids:
+                self.accepted.setdefault(task_id, self._now)
+                for place in self._submits.get((link, task_id), ())[:1]:
+                    self._submits[link, task_id].remove(place)
+                    self._close(place, Outcome.DONE)
+        elif isinstance(reply, TasksRefused):
+            for refusal in reply.refusals:
+                self._refused(link, refusal.task_id, refusal.code)
+        elif isinstance(reply, TasksEnded):
+            for end in reply.ends:
+                self._ended(link, end)
+        elif isinstance(reply, Answer):
+            self._answered(link, reply)
+
+    def _refused(self, link: int, task_id: TaskId, code: int) -> None:
+        """Which of several submits over one link is meant is not said; then nothing is known of any of them."""
+        places = self._submits.get((link, task_id), [])
+        if len(places) == 1:
+            self._close(places.pop(), Outcome.CONFLICT if code == Code.CONFLICT else Outcome.NOTHING)
+
+    def _ended(self, link: int, end: TaskEnd) -> None:
+        """An end for ever is true from now on. Of a death it is only known that there was one, at some time."""
+        if end.state in FINISHED or end.state == DEAD:
+            since = 0 if end.state == DEAD else self._now
+            view = View(end.state, None, end.attempts, end.result or _NIL)
+            self._saw(f"link {link}", end.task_id, since, view)
+
+    def _answered(self, link: int, answer: Answer) -> None:
+        place = self._orders.pop((link, answer.request), None)
+        if place is not None:
+            self._close(place, _outcome_of_order(answer))
+            return
+        asked = self._questions.pop((link, answer.request), None)
+        if asked is None:
+            return
+        since, ask = asked
+        if answer.code == Code.NOT_FOUND:
+            self._saw(f"link {link}", TaskId(ask.task_id), since, None)
+        elif answer.code == Code.OK and ask.question in _ONE:
+            self._saw(f"link {link}", TaskId(ask.task_id), since, _view_of(_document.decode(answer.body)))
+        elif answer.code == Code.OK:
+            self._listed(link, since, ask, _page.decode(answer.body))
+
+    def _listed(self, link: int, since: int, ask: Ask, page: _Page) -> None:
+        for line in (*page.tasks, *page.dead_letters):
+            self._saw(f"link {link}", line.id, since, View(_STATES[line.state], None, line.attempts))
+        if ask.question == Question.TASKS and not ask.states and not ask.capability:
+            there = {line.id for line in page.tasks}
+            for task_id, accepted in self.accepted.items():
+                is_within = task_id > ask.after and (page.next is None or task_id <= page.next)
+                if accepted < since and is_within and task_id not in there:
+                    raise Violation(READS, f"accepted, and then missing in a list up to {page.next!r}", task_id)
+
+    def _close(self, place: _Place, outcome: Outcome) -> None:
+        task_id, number = place
+        operations = self.tasks[task_id]
+        operations[number] = msgspec.structs.replace(operations[number], returned=self._now, outcome=outcome)
+
+    def _saw(self, who: str, task_id: TaskId, since: int, view: View | None) -> None:
+        outcome = Outcome.MISSING if view is None else Outcome.DONE
+        read = Operation(who, Call.READ, since, self._now, outcome, view=view)
+        self.tasks.setdefault(task_id, []).append(read)
+
+    # --- what the log says --------------------------------------------------------------------------------------------
+
+    def committed(self, model: Model) -> None:
+        """An entry was applied for the first time anywhere: from now on nobody may be told otherwise."""
+        for task_id, task in model.touched.items():
+            self._now += 1
+            payload = _identity(task.capability, task.payload)
+            self._saw(THE_LOG, task_id, self._now, View(task.state, task.token, task.attempts, None, payload))
+            is_undisturbed = self._born.get(task_id)
+            if is_undisturbed is None:
+                # One that is granted in the entry it came with may overtake what is on its way and not yet applied.
+                self._born[task_id] = task.state == PENDING
+            elif is_undisturbed and not task.token:
+                self._born[task_id] = False
+        for task_id in model.granted.get(model.index, ()):
+            self._grants.append(Grant(task_id, self._streams.get(task_id, ("", 0))))
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def judge(self) -> None:
+        """Raises Violation for a task whose history cannot have happened, or was not decided within the bound."""
+        for task_id, operations in self.tasks.items():
+            finding = check(operations)
+            if finding.verdict is not Verdict.LINEARIZABLE:
+                told = "; ".join(in_words(operation) for operation in finding.stuck[:5])
+                raise Violation(READS, f"{finding.verdict.value} after {finding.steps} steps: {told}", task_id)
+            self._coverage.add("history placed")
+        places = {task_id: number for number, (task_id, is_calm) in enumerate(self._born.items()) if is_calm}
+        overtaken = out_of_turn(places, self._grants)
+        if overtaken is not None:
+            late, early = overtaken
+            raise Violation(TURNS, f"{late} was granted after {early}, which came later", late)
+
+
+def in_words(operation: Operation) -> str:
+    """One line for people."""
+    seen = operation.view
+    answer = operation.outcome.value
+    if seen is not None:
+        answer = f"{STATE_NAMES[seen.state]} under {seen.token}, attempts {seen.attempts}, result {seen.result!r}"
+    return f"{operation.who} {operation.invoked}-{operation.returned} {operation.call.value} -> {answer}"
+
+
+def _identity(capability: str, payload: bytes) -> bytes:
+    """What makes one submit the same as another."""
+    return capability.encode() + b"\0" + payload
+
+
+def _view_of(document: _Document) -> View:
+    payload, result = bytes(document.payload), bytes(document.result)
+    identity = _identity(document.capability, payload) if payload else None
+    return View(_STATES[document.state], document.token, document.attempts, result or None, identity)
+
+
+def _outcome_of_order(answer: Answer) -> Outcome:
+    if answer.code == Code.OK:
+        return Outcome.ALREADY if answer.message == "already so" else Outcome.DONE
+    if answer.code == Code.NOT_FOUND:
+        return Outcome.MISSING
+    return Outcome.REFUSED if answer.code == Code.REFUSED else Outcome.NOTHING
