@@ -23,6 +23,9 @@ from mesh.sim.schedule import Schedule, dice
 from mesh.sim.violation import Violation
 from mesh.wire.codec import encode
 
+AGAIN_US = 300_000
+"""Pause before an order is said again."""
+
 
 class Saboteur:
     """Submits another payload under ids that were accepted. It must always be told that they conflict."""
@@ -97,22 +100,34 @@ class Reader:
 
 
 class Operator:
-    """Gives orders to nodes: transfer, drain, recover, rebalance. Any node will do to say it to."""
+    """Gives orders to nodes: transfer, drain, recover, rebalance, votes. Any node will do to say it to."""
 
     def __init__(self, plan: Plan, schedule: Schedule, machines: list[Machine], oracle: Oracle) -> None:
+        self._schedule = schedule
         self._dice = dice(plan.seed, "operator")
         self._line = Line(plan, schedule, self._dice, machines, self._hear, oracle.history)
         self._request = 0
+        self._insisting: dict[int, tuple[Action, str, int]] = {}
+        """Orders that are given again when they could not be carried out just then, with the tries left."""
 
-    def order(self, action: Action, target: str = "") -> None:
-        """One order, perhaps in vain."""
+    def order(self, action: Action, target: str = "", insist: int = 0) -> None:
+        """One order, perhaps in vain. `insist`: how often to say it again to whoever could not do it."""
         if self._line.is_up or self._line.dial():
             self._request += 1
+            if insist:
+                self._insisting = {self._request: (action, target, insist)}
             self._line.say(Order(self._request, action, target, "an operator's whim"))
 
     def calm_down(self) -> None:
+        self._insisting.clear()
         self._line.loss = self._line.duplicate = 0
         self._line.dial()
 
     def _hear(self, reply: ClientReply) -> None:
-        """Nothing it hears changes what it does."""
+        """What was done is done; what could not be done just now may be said again."""
+        if not isinstance(reply, Answer):
+            return
+        again = self._insisting.pop(reply.request, None)
+        if again is not None and reply.code == Code.UNAVAILABLE:
+            action, target, tries = again
+            self._schedule.after(AGAIN_US, self.order, action, target, tries - 1)

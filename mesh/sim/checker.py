@@ -41,7 +41,7 @@ class _Pending(msgspec.Struct):
 class Checker:
     """The watcher of a run. Also the oracle: what clients were told is a promise from then on."""
 
-    def __init__(self, coverage: Coverage, disks: list[Disk], slots: dict[str, int]) -> None:
+    def __init__(self, coverage: Coverage, disks: dict[str, Disk], slots: dict[str, int]) -> None:
         self.record = Record(coverage)
         self.coverage = coverage
         self.history = History(coverage)
@@ -102,7 +102,7 @@ class Checker:
         if is_leader:
             invariants_raft.flow_is_bounded(node_id, s)
         if s.commit_index != seen.commit:
-            invariants_raft.committed_on_a_durable_quorum(record, node_id, s, self._disks)
+            invariants_raft.committed_on_a_durable_quorum(record, node_id, s, seen, self._disks)
             for entry in invariants_raft.committed_never_changes(record, node_id, s, seen):
                 configuration = decode(entry.data)
                 assert configuration is not None, f"entry {entry.index} is committed and holds no configuration"

@@ -288,6 +288,10 @@ class Client:
             self._coverage.add("backpressure answered" if refusal.code == Code.BACKPRESSURE else "unavailable answered")
             wish.asked_us = None
             wish.not_before_us = self._schedule.now_us + self._dice.randint(50_000, 600_000)
+        if any(refusal.code == Code.UNAVAILABLE for refusal in reply.refusals) and self._dice.random() < 0.3:
+            self._line.dial()
+            for wish in self.wishes.values():
+                wish.is_watched = False
 
     def _ended(self, end: TaskEnd) -> None:
         wish = self.wishes[end.task_id]

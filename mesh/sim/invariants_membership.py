@@ -63,7 +63,7 @@ def configuration_seen(node_id: str, s: ReplicaState, seen: Seen, *, is_leader: 
             proposed_in_turn(node_id, s, before_index)
 
 
-def configuration_committed(record: Record, index: int, configuration: Configuration, disks: list[Disk]) -> None:
+def configuration_committed(record: Record, index: int, configuration: Configuration, disks: dict[str, Disk]) -> None:
     """The next configuration is committed: it is one step from the last, and brings no log back that was gone."""
     before = record.configurations[-1][1] if record.configurations else None
     well_formed("the log", configuration)
@@ -83,7 +83,7 @@ def configuration_committed(record: Record, index: int, configuration: Configura
     record.configurations.append((index, configuration))
 
 
-def _count(record: Record, before: Configuration, after: Configuration, disks: list[Disk]) -> None:
+def _count(record: Record, before: Configuration, after: Configuration, disks: dict[str, Disk]) -> None:
     """What has happened by this change."""
     add = record.coverage.add
     add("configuration changed")
@@ -94,20 +94,22 @@ def _count(record: Record, before: Configuration, after: Configuration, disks: l
         if known is None:
             add("member taken in")
         if known is None or mark_of(known) != mark_of(member):
-            for disk in disks:
-                if disk.node_id == member.node_id and disk.mark == mark_of(member) and disk.loss:
-                    add(f"{disk.loss} node came back")
+            disk = disks[member.node_id]
+            if disk.mark == mark_of(member) and disk.loss:
+                add(f"{disk.loss} node came back")
     for member in before.members:
         if after.member(member.node_id) is None:
             add("node forgotten")
-    leader = record.leaders.get(max(record.leaders, default=0))
+    leaders = [
+        record.leaders[term] for term in sorted(record.leaders)[-2:]
+    ]  # A leader hands over before it is removed.
     for voter in before.voters:
         kept = after.member(voter.node_id)
         if kept is not None and mark_of(kept) != mark_of(voter):
             add("voter replaced")
         elif voter.node_id not in after.voter_ids:
             add("voter removed")
-        if voter.node_id == leader and voter.node_id not in after.voter_ids:
+        if voter.node_id in leaders and voter.node_id not in after.voter_ids:
             add("leader removed or replaced")
     if any(_is_learner(before, voter) for voter in after.voters):
         add("learner promoted")

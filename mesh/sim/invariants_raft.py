@@ -3,7 +3,7 @@
 from typing import Any
 from zlib import crc32
 
-from mesh.durable import Entry, EntryKind
+from mesh.durable import Configuration, Entry, EntryKind
 from mesh.effects import Persist
 from mesh.ids import LogIndex
 from mesh.messages import AppendReply, Vote, VoteReply
@@ -86,10 +86,14 @@ def same_state_at_same_index(record: Record, node_id: str, index: int, digest: b
         )
 
 
-def committed_on_a_durable_quorum(record: Record, node_id: str, s: ReplicaState, disks: list[Disk]) -> None:
+def committed_on_a_durable_quorum(
+    record: Record, node_id: str, s: ReplicaState, seen: Seen, disks: dict[str, Disk]
+) -> None:
     """5: when an entry is first seen committed, a majority of the voters has it on disk. Asked of the disks.
 
-    And a leader commits an entry of its own term only; what came before is committed by that (Raft 5.4.2, figure 8).
+    The voters are those of the configuration in force at that node: now, or before this event, in which the commit may
+    have made room for another. And a leader commits an entry of its own term only; what came before is committed by
+    that (Raft 5.4.2, figure 8).
     """
     index = s.commit_index
     if index <= max(record.committed_max, FOUNDING_INDEX):
@@ -100,14 +104,20 @@ def committed_on_a_durable_quorum(record: Record, node_id: str, s: ReplicaState,
         raise Violation(
             "5 committed on a durable quorum", f"{node_id}, leading term {s.term}, commits entry {index} of term {term}"
         )
-    voters = s.log.configurations.latest.voters
-    by_name = {disk.node_id: disk for disk in disks}
-    holders = [voter.node_id for voter in voters if by_name[voter.node_id].held(voter, index, term)]
-    if len(holders) <= len(voters) // 2:
-        raise Violation(
-            "5 committed on a durable quorum",
-            f"{node_id} commits entry {index} of term {term}, which only {holders} of {voters} have on disk",
-        )
+    latest = s.log.configurations.latest
+    if _is_held(latest, index, term, disks) or _is_held(seen.configuration or latest, index, term, disks):
+        return
+    holders = [voter.node_id for voter in latest.voters if disks[voter.node_id].held(voter, index, term)]
+    raise Violation(
+        "5 committed on a durable quorum",
+        f"{node_id} commits entry {index} of term {term}, which only {holders} of {latest.voters} have on disk",
+    )
+
+
+def _is_held(configuration: Configuration, index: int, term: int, disks: dict[str, Disk]) -> bool:
+    """Whether a majority of its voters has the entry on disk."""
+    holders = sum(1 for voter in configuration.voters if disks[voter.node_id].held(voter, index, term))
+    return 2 * holders > len(configuration.voters)
 
 
 def committed_never_changes(record: Record, node_id: str, s: ReplicaState, seen: Seen) -> list[Entry]:

@@ -79,7 +79,7 @@ class Seen:
         self.first = 0
         self.last = 0
         self.events = 0
-        self.configuration: object = None
+        self.configuration: Configuration | None = None
         self.configuration_index = 0
         self.needs_comparing = True
         """The whole table is compared with the model as soon as both stand at the same index."""

@@ -101,7 +101,7 @@ class Upheaval:
             self._coverage.add("removal spared")
             return
         self._coverage.add(f"ordered {action.name.lower()}")
-        self._operator.order(action, target)
+        self._operator.order(action, target, insist=4)
 
     def _look_after_the_removed(self) -> None:
         """A host that was removed comes back after a while with an empty disk; before that, perhaps, with the old one,

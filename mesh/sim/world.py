@@ -65,7 +65,7 @@ class World:
         hosts: dict[str, Host] = {}
         self.network = Network(plan, self.schedule, self.coverage, self._deliver, hosts)
         self.side_effects = SideEffects()
-        disks: list[Disk] = []
+        disks: dict[str, Disk] = {}
         self.checker = Checker(self.coverage, disks, dict(zip(plan.host_ids, plan.slots, strict=True)))
         self.checker.history.doubles = bool(plan.strength("duplicate") or plan.strength("replay"))
         watcher = Watchers((*watchers, self.checker)) if watchers else self.checker
@@ -75,7 +75,7 @@ class World:
             )
             self.machines.append(machine)
             self._by_id[config.node_id] = hosts[config.node_id] = machine
-            disks.append(machine.disk)
+            disks[config.node_id] = machine.disk
         roll = dice(plan.seed, "start")
         for machine in self.machines[: len(plan.node_ids)]:
             self.schedule.after(roll.randrange(START_MS_MAX * 1_000), machine.start)

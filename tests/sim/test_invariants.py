@@ -117,21 +117,22 @@ def test_5_committed_with_a_minority_on_disk() -> None:
     """n1 commits entry 3. It is on the disks of n1 and n2, or on that of n1 alone."""
     s = replica("n1", 2, 2, term=2)
     s.commit_index = LogIndex(3)
-    two = [disk("n1", 2, 2), disk("n2", 2, 2), disk("n3", 2)]
-    raft.committed_on_a_durable_quorum(record(), "n1", s, two)
+    two = {"n1": disk("n1", 2, 2), "n2": disk("n2", 2, 2), "n3": disk("n3", 2)}
+    one = {"n1": disk("n1", 2, 2), "n2": disk("n2", 2), "n3": disk("n3", 2)}
+    raft.committed_on_a_durable_quorum(record(), "n1", s, Seen(), two)
     with breaks("5 "):
-        raft.committed_on_a_durable_quorum(record(), "n1", s, [disk("n1", 2, 2), disk("n2", 2), disk("n3", 2)])
+        raft.committed_on_a_durable_quorum(record(), "n1", s, Seen(), one)
 
 
 def test_5_a_leader_that_commits_an_older_terms_entry() -> None:
     """The entry of term 2 is on all disks, but its committer leads term 3 (Raft, figure 8)."""
     s = replica("n1", 2, 2, term=3)
     s.commit_index = LogIndex(3)
-    disks = [disk(name, 2, 2) for name in ("n1", "n2", "n3")]
-    raft.committed_on_a_durable_quorum(record(), "n1", s, disks)
+    disks = {name: disk(name, 2, 2) for name in ("n1", "n2", "n3")}
+    raft.committed_on_a_durable_quorum(record(), "n1", s, Seen(), disks)
     s.role = Role.LEADER
     with breaks("5 "):
-        raft.committed_on_a_durable_quorum(record(), "n1", s, disks)
+        raft.committed_on_a_durable_quorum(record(), "n1", s, Seen(), disks)
 
 
 def test_6_a_committed_entry_is_another_elsewhere() -> None:

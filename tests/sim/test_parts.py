@@ -90,7 +90,7 @@ class Wires:
             self.schedule,
             self.coverage,
             lambda node_id, event: self.arrived.append((node_id, event)),
-            {name: host for name, host in self.hosts.items()},
+            dict(self.hosts.items()),
         )
         for name in plan.node_ids:
             self.network.process_started(name)

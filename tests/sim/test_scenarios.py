@@ -142,7 +142,7 @@ def test_all_nodes_die_at_once_and_lose_what_was_not_synced(nodes: int) -> None:
             machine.crash(silent=True, keeps_permille=0)
         for machine in world.machines:
             machine.start()
-    assert world.coverage.counts["crash that lost un-synced writes"] >= 10
+    assert world.coverage.counts["crash that lost un-synced writes"] >= 8
     assert _acked(world) > 50
     world.settle()
 
