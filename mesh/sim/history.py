@@ -5,12 +5,13 @@ what nobody was told (etcd does so too). At the end of a seed each task's histor
 steps (linearizable.py), and the queue as a whole is counted (queue_checks.py).
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
 from mesh.ids import TaskId
-from mesh.ledger.task import DEAD, FINISHED, PENDING, STATE_NAMES
+from mesh.ledger.task import COMPLETED, DEAD, FINISHED, PENDING, STATE_NAMES
 from mesh.messages import (
     Accepted,
     Action,
@@ -29,11 +30,12 @@ from mesh.messages import (
 from mesh.sim.coverage import Coverage
 from mesh.sim.linearizable import Call, Operation, Outcome, Verdict, View, check
 from mesh.sim.model import Model
-from mesh.sim.queue_checks import Grant, out_of_turn
+from mesh.sim.queue_checks import Grant, Loss, out_of_turn, total_queue
 from mesh.sim.violation import Violation
 
 READS: Final = "25 reads are linearizable"
 TURNS: Final = "first come, first served within a priority"
+COUNTS: Final = "17 no acked task is lost"
 THE_LOG: Final = "the log"
 _NIL: Final = b"\xc0"
 _CALLS: Final = {Action.CANCEL: Call.CANCEL, Action.RETRY: Call.REDRIVE, Action.DROP: Call.DROP}
@@ -96,6 +98,8 @@ class History:
         self._born: dict[TaskId, bool] = {}
         """Tasks in the order they came into the log; whether nothing has disturbed their turn so far."""
         self._grants: list[Grant] = []
+        self._results: dict[tuple[TaskId, bytes], None] = {}
+        """Every result that anybody was told of."""
 
     def new_link(self) -> int:
         """A client has dialled."""
@@ -190,6 +194,8 @@ class History:
         operations[number] = msgspec.structs.replace(operations[number], returned=self._now, outcome=outcome)
 
     def _saw(self, who: str, task_id: TaskId, since: int, view: View | None) -> None:
+        if view is not None and view.state == COMPLETED and view.result is not None:
+            self._results[task_id, view.result] = None
         outcome = Outcome.MISSING if view is None else Outcome.DONE
         read = Operation(who, Call.READ, since, self._now, outcome, view=view)
         self.tasks.setdefault(task_id, []).append(read)
@@ -213,14 +219,20 @@ class History:
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
-    def judge(self) -> None:
-        """Raises Violation for a task whose history cannot have happened, or was not decided within the bound."""
+    def judge(self, there: Iterable[TaskId]) -> None:
+        """Raises Violation for a task whose history cannot have happened, or was not decided within the bound; for one
+        that is lost, or there twice; and for one that was overtaken. `there` are the ids the mesh knows in the end.
+        """
         for task_id, operations in self.tasks.items():
             finding = check(operations)
             if finding.verdict is not Verdict.LINEARIZABLE:
                 told = "; ".join(in_words(operation) for operation in finding.stuck[:5])
                 raise Violation(READS, f"{finding.verdict.value} after {finding.steps} steps: {told}", task_id)
             self._coverage.add("history placed")
+        count = total_queue(self._streams, list(self.accepted), there, [task_id for task_id, _ in self._results])
+        if count.loss is not Loss.NONE or count.unexpected or count.duplicated:
+            raise Violation(COUNTS, f"{count}", (count.lost + count.unexpected + count.duplicated)[0])
+        self._coverage.add("task done of which nobody was told that it is accepted", len(count.recovered))
         places = {task_id: number for number, (task_id, is_calm) in enumerate(self._born.items()) if is_calm}
         overtaken = out_of_turn(places, self._grants)
         if overtaken is not None:
