@@ -11,8 +11,10 @@ from mesh.errors import MeshError, MeshUnavailable
 from mesh.ids import NodeId
 from nodes.telemetry import LOG
 
+CONNECT_TIMEOUT_S = 2.0
+"""For one try: to reach a seed."""
 ANSWER_TIMEOUT_S = 5.0
-"""For one try: to reach a seed, and to hear from it."""
+"""To hear from it."""
 PAUSE_S = 0.5
 ASK_AGAIN_S = 5.0
 """A node that is not taken in yet looks this often who is there."""
@@ -47,7 +49,7 @@ async def find_mesh(seeds: Sequence[str], secret_file: Path | None) -> Found:
 
 async def ask(peers: str, secret_file: Path | None) -> Found:
     """One try. Raises MeshUnavailable when nobody answers, and what find_mesh does."""
-    async with connect(peers, secret_file=secret_file, timeout=ANSWER_TIMEOUT_S) as mesh:
+    async with connect(peers, secret_file=secret_file, timeout=CONNECT_TIMEOUT_S) as mesh:
         status = await mesh.status(stale=True, timeout=ANSWER_TIMEOUT_S)
     return Found(status.cluster, _reachable(status))
 

@@ -21,7 +21,8 @@ PORTS_PER_NODE = 10
 """Node k is on base port + 10 k; it uses the first four of its ten."""
 
 START_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 15.0
+STOP_SLACK_S = 10.0
+"""Nodes that have not ended so long after their time was over are killed."""
 BASE_PORTS = range(21_500, 31_000, 100)
 """Where `free_base_port` looks. Below the range the system gives to outgoing connections."""
 
@@ -41,6 +42,8 @@ class LocalMeshSettings:
     slots: int | None = None
     heartbeat_interval_ms: int | None = None
     failure_threshold: int | None = None
+    drain_s: float = 2.0
+    """When it is stopped, what runs may go on for so long."""
     secret_file: str | None = None
     quiet: bool = True
     """What the nodes say on stderr goes to a file beside their data, instead of to our stderr."""
@@ -111,16 +114,15 @@ class LocalMesh:
         self.nodes[node_id] = await self._spawn(number)
         await self._wait_ready([self.nodes[node_id]], time.monotonic() + self._settings.start_timeout_s)
 
-    async def stop(self, grace_s: float = STOP_TIMEOUT_S) -> None:
+    async def stop(self, grace_s: float | None = None) -> None:
         """Ask all to end, wait, kill what is left, remove what was temporary."""
         nodes = list(self.nodes.values())
         for node in nodes:
             if node.alive:
                 node.process.terminate()
         try:
-            async with asyncio.timeout(grace_s):
-                for node in nodes:
-                    await node.process.wait()
+            async with asyncio.timeout(self._settings.drain_s + STOP_SLACK_S if grace_s is None else grace_s):
+                await self._have_left(nodes)
         except TimeoutError:
             pass
         finally:
@@ -134,6 +136,18 @@ class LocalMesh:
         if self._temporary and self._root is not None:
             shutil.rmtree(self._root, ignore_errors=True)
 
+    async def _have_left(self, nodes: list[LocalNode]) -> None:
+        """Until all have ended. Those that are no majority any more can agree on nothing: they are told again, to end
+        at once.
+        """
+        told_again = False
+        while alive := [node for node in nodes if node.alive]:
+            if len(alive) * 2 <= len(nodes) and not told_again:
+                told_again = True
+                for node in alive:
+                    node.process.terminate()
+            await _one_of(alive)
+
     async def wait_until_one_ended(self) -> LocalNode:
         """The next node process to end that was not killed from here."""
         while True:
@@ -141,15 +155,10 @@ class LocalMesh:
                 if not node.alive and not node.killed:
                     node.killed = True
                     return node
-            waits = [asyncio.ensure_future(node.process.wait()) for node in self.nodes.values() if node.alive]
-            if not waits:
+            alive = [node for node in self.nodes.values() if node.alive]
+            if not alive:
                 await asyncio.get_running_loop().create_future()
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
-                await asyncio.gather(*waits, return_exceptions=True)
+            await _one_of(alive)
 
     # --- starting -----------------------------------------------------------------------------------------------------
 
@@ -212,6 +221,7 @@ class LocalMesh:
             ("--slots", settings.slots),
             ("--heartbeat-interval-ms", settings.heartbeat_interval_ms),
             ("--failure-threshold", settings.failure_threshold),
+            ("--drain-s", settings.drain_s),
             ("--secret-file", settings.secret_file),
         ):
             if value is not None:
@@ -257,6 +267,17 @@ class LocalMesh:
         except MeshUnavailable as error:
             seen = str(error)
         raise MeshDidNotStart(f"the mesh did not become healthy within {self._settings.start_timeout_s:g} s: {seen}")
+
+
+async def _one_of(nodes: list[LocalNode]) -> None:
+    """Until one of these has ended."""
+    waits = [asyncio.ensure_future(node.process.wait()) for node in nodes]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
 
 
 async def _read(stdout: asyncio.StreamReader, ready: asyncio.Future[bool]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from nodes.cli.command import FAILED, OK, MeshCommand, Shared
+from nodes.cli.command import FAILED, OK, MeshCommand, Seconds, Shared
 from nodes.cli.printing import print_json, say
 
 if TYPE_CHECKING:
@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 @click.option("--slots", type=click.IntRange(min=1), metavar="N", help="Attempts each node runs at once.")
 @click.option("--heartbeat-interval-ms", type=int, metavar="MS")
 @click.option("--failure-threshold", type=int, metavar="N")
+@click.option(
+    "--drain-s",
+    type=Seconds(0, 86_400),
+    default=5.0,
+    show_default=True,
+    metavar="S",
+    help="At the end, what runs may go on.",
+)
 @click.pass_obj
 def up(
     shared: Shared,
@@ -36,8 +44,12 @@ def up(
     slots: int | None,
     heartbeat_interval_ms: int | None,
     failure_threshold: int | None,
+    drain_s: float,
 ) -> int:
-    """Start nodes on this machine and keep them running. Node k is n{k+1}, on base port + 10 k. Ctrl-C stops them."""
+    """Start nodes on this machine and keep them running. Node k is n{k+1}, on base port + 10 k.
+
+    Ctrl-C lets what runs finish, and stops them; twice, at once.
+    """
     from nodes.local_mesh import LocalMeshSettings
 
     settings = LocalMeshSettings(
@@ -48,6 +60,7 @@ def up(
         slots=slots,
         heartbeat_interval_ms=heartbeat_interval_ms,
         failure_threshold=failure_threshold,
+        drain_s=drain_s,
         secret_file=shared.secret_file,
         quiet=False,
     )
@@ -90,7 +103,7 @@ async def _up(shared: Shared, settings: LocalMeshSettings) -> int:
         return OK if asked else FAILED
     finally:
         stop.set()
-        await local.stop(grace_s=0.0 if asked > 1 else 15.0)
+        await local.stop(grace_s=0.0 if asked > 1 else None)
 
 
 def _announce(shared: Shared, local: LocalMesh) -> None:
@@ -108,7 +121,7 @@ def _announce(shared: Shared, local: LocalMesh) -> None:
         return
     for node in local.nodes.values():
         click.echo(f"{node.id}  {node.address}  pid {node.process.pid}  {node.data_dir}")
-    say("ready; Ctrl-C stops it")
+    say("ready; Ctrl-C stops it, twice at once")
 
 
 async def _stay(local: LocalMesh, stopped: asyncio.Task[Literal[True]]) -> int:

@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,6 +170,64 @@ def test_leadership_and_draining(up: Up) -> None:
     assert up.mesh("node", "drain", "n9").code == 3
 
 
+def test_one_node_in_full(up: Up) -> None:
+    shown = up.mesh("node", "show", "n2", "--json").document
+    assert (shown["id"], shown["role"], shown["health"], shown["admin"], shown["stale"]) == (
+        "n2",
+        "voter",
+        "healthy",
+        "active",
+        False,
+    )
+    assert shown["address"] == up.ready["nodes"][1]["address"]
+    text = up.mesh("node", "show", "n2").out
+    assert f"address            {shown['address']}\n" in text
+    ran = up.mesh("node", "show", "n9")
+    assert (ran.code, ran.err) == (3, "mesh: there is no node 'n9'; there are n1, n2, n3\n")
+
+
+def test_votes_are_taken_and_given(up: Up) -> None:
+    """And nobody loses a vote that is not there, nor the mesh its last."""
+    assert up.mesh("raft", "remove-voter", "n3", "--json").document == {"id": "n3", "role": "learner"}
+    assert up.mesh("node", "show", "n3", "--json").document["role"] == "learner"
+    assert up.mesh("raft", "add-voter", "n3").out == "n3 has a vote\n"
+    assert up.mesh("node", "show", "n3", "--json").document["role"] == "voter"
+    for order in (("raft", "add-voter"), ("raft", "remove-voter"), ("node", "forget")):
+        ran = up.mesh(*order, "n9")
+        assert (ran.code, ran.out, ran.err.count("\n")) == (3, "", 1), ran.err
+        assert "'n9' does not take part in this mesh" in ran.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "status",
+        "members",
+        "raft status",
+        "task list",
+        "task show t1",
+        "task result t1",
+        "dlq list",
+        "events",
+        "node show n1",
+    ],
+)
+def test_one_node_can_be_asked_alone_and_it_is_said_that_it_was(up: Up, arguments: str) -> None:
+    """Quickly, and without a quorum. Where the document can say it, it does."""
+    ran = up.mesh(*arguments.split(), "--stale", "--json")
+    assert (ran.code, ran.err) == (0, "this is what one node knows, and may be out of date\n")
+    if arguments in ("status", "members", "task list", "task show t1", "node show n1"):
+        assert ran.document["stale"] is True
+
+
+def test_one_node_alone_does_not_wait_for_a_result_and_says_how_it_stands(up: Up) -> None:
+    assert up.mesh("task", "submit", "nap", '{"seconds": 60}', "--id", "s2").code == 0
+    ran = up.mesh("task", "result", "s2", "--stale")
+    assert ran.code in (3, 4), "the node asked may not know it yet"
+    assert up.mesh("task", "cancel", "s2").code == 0
+    assert up.mesh("task", "result", "s2").code == 1
+
+
 def test_events_can_be_followed(up: Up) -> None:
     """What happens next arrives as it happens; an interrupt ends it with 130."""
     following = subprocess.Popen(
@@ -215,6 +274,20 @@ def test_zz_without_a_quorum_reads_are_marked_and_writes_are_exit_5(up: Up) -> N
     assert (ran.code, ran.out, ran.err.count("\n")) == (5, "", 1), ran.err
     shown = up.mesh("task", "show", "t1", "--json", "--timeout", "4")
     assert (shown.code, shown.document["stale"], shown.document["state"]) == (0, True, "completed")
+
+
+def test_mesh_up_ends_quickly_though_all_its_nodes_leave_at_once() -> None:
+    """The last ones have nobody left to agree with, and what runs is given 1 s here."""
+    arguments = ("--app", APP, "--base-port", str(free_base_port(3)), "--drain-s", "1")
+    process = _start(*arguments)
+    assert process.stdout is not None
+    peer = json.loads(process.stdout.readline())["nodes"][0]["address"]
+    assert mesh("task", "submit", "nap", '{"seconds": 60}', "--peer", peer).code == 0
+    began_s = time.monotonic()
+    process.terminate()
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert time.monotonic() - began_s < 6.0
 
 
 def test_the_nodes_do_not_outlive_mesh_up() -> None:

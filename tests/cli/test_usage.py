@@ -52,6 +52,13 @@ from tests.cli.command import environment, mesh
         ["node", "run", "--id", "n1", "--voters", "n1@127.0.0.1:21000,n2@127.0.0.1:21000"],
         ["node", "run", "--id", "n1", "--voters", "n1@127.0.0.1:21010", "--bind", "127.0.0.1:21000"],
         ["node", "run", "--id", "n1", "--config", "/no/such/file"],
+        ["node", "run", "--id", "n1", "--voters", "n1@127.0.0.1:21000", "--join", "127.0.0.1:21010"],
+        ["node", "run", "--id", "n1", "--join", "nowhere"],
+        ["node", "run", "--id", "n1", "--join", "127.0.0.1:21000"],
+        ["node", "run", "--id", "n1", "--voters-wanted", "8"],
+        ["node", "run", "--id", "n1", "--replace-after-s", "-1"],
+        ["node", "run", "--id", "n1", "--drain-s", "nan"],
+        ["raft", "recover"],
         ["up", "--nodes", "0"],
         ["demo", "/no/such/directory"],
     ],
@@ -115,9 +122,10 @@ def test_every_command_of_every_group_has_help_with_the_shared_options() -> None
 
     walk(root, "")
     assert sorted(found) == sorted(
-        "demo;up;node run;node drain;node undrain;status;members;events;"
+        "demo;up;node run;node drain;node undrain;node forget;node show;status;members;events;"
         "task submit;task show;task list;task result;task watch;task explain;task cancel;task retry;"
-        "dlq list;dlq show;dlq retry;dlq drop;raft status;raft transfer;key new;"
+        "dlq list;dlq show;dlq retry;dlq drop;raft status;raft transfer;raft add-voter;raft remove-voter;"
+        "raft recover;key new;"
         "bench submit;bench latency;bench failover".split(";")
     )
 
@@ -174,6 +182,36 @@ def test_a_file_that_says_something_else_is_refused(tmp_path: Path, text: str) -
     file.write_text(text)
     ran = mesh("node", "run", "--config", str(file))
     assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+
+
+def test_where_to_join_and_how_long_to_wait_may_stand_in_the_file(tmp_path: Path) -> None:
+    """As a list or as the flag has it."""
+    file = tmp_path / "mesh.toml"
+    numbers = "voters_wanted = 3\nreplace_after_s = 1.5\ndrain_s = 0\n"
+    for text in ('join = ["127.0.0.1:22000", "127.0.0.1:22010"]', 'join = "127.0.0.1:22000, 127.0.0.1:22010"'):
+        file.write_text(f'id = "n4"\n{text}\n{numbers}')
+        assert node_settings(_from_file(str(file))) == NodeSettings(
+            id="n4",
+            join=("127.0.0.1:22000", "127.0.0.1:22010"),
+            voters_wanted=3,
+            replace_after_s=1.5,
+            drain_s=0,
+        )
+
+
+def test_a_node_that_finds_nobody_to_join_says_so_once_and_goes_on_asking(tmp_path: Path) -> None:
+    """Told to stop, it stops, and has made nothing."""
+    data = tmp_path / "n4"
+    base = free_base_port(1)
+    command = [sys.executable, "-m", "nodes", "node", "run", "--id", "n4", "--bind", f"127.0.0.1:{base}"]
+    command += ["--join", "127.0.0.1:1", "--data-dir", str(data)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        process.terminate()
+        _, rest = process.communicate(timeout=20)
+    assert "waiting for a node to join at 127.0.0.1:1" in said
+    assert (process.returncode, rest.count("\n"), data.exists()) == (0, 1, False), rest
 
 
 def test_an_app_that_fails_when_imported_is_one_sentence_and_its_traceback_is_kept(tmp_path: Path) -> None:

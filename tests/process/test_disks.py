@@ -4,11 +4,13 @@ import asyncio
 import os
 import resource
 import shutil
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from mesh import documents
 from mesh.client import connect
 from tests.cli.command import mesh as command
 from tests.process.real_mesh import (
@@ -32,6 +34,12 @@ def rot(file: Path) -> None:
     file.write_bytes(content)
 
 
+def is_whole(status: documents.Status) -> bool:
+    """All vote, and nobody has anything to complain of."""
+    is_quiet = not any(node.trouble for node in status.nodes)
+    return is_quiet and everybody_is_healthy(status) and set(roles(status).values()) == {"voter"}
+
+
 @pytest.mark.timeout(60)
 def test_a_voter_whose_log_is_damaged_sets_it_aside_and_recovers_from_its_peers(tmp_path: Path) -> None:
     """It is stopped, its log rots, it is started with the same flags. Nothing is lost, and the status shows it."""
@@ -44,12 +52,19 @@ def test_a_voter_whose_log_is_damaged_sets_it_aside_and_recovers_from_its_peers(
             victim = next(name for name in mesh.ids if name != leader)
             await mesh.stop(victim)
             rot(mesh.data(victim) / "log.db")
+            others = [name for name in mesh.ids if name != victim]
             async with flow(client, mesh, "meanwhile"):
+                for node_id in others:
+                    mesh.signal(node_id, signal.SIGSTOP)  # So that it is seen before it is put right.
                 mesh.spawn(victim)
+                async with connect(mesh.addresses[victim]) as bystander:
+                    alone = await bystander.status(stale=True)
+                for node_id in others:
+                    mesh.signal(node_id, signal.SIGCONT)
                 await mesh.ready(victim)
-                status = await until(client, lambda s: everybody_is_healthy(s) and set(roles(s).values()) == {"voter"})
+                await until(client, is_whole)
             aside = mesh.data(victim).with_name(f"{victim}.damaged-1")
-            (trouble,) = [node.trouble for node in status.nodes if node.id == victim]
+            (trouble,) = [node.trouble for node in alone.nodes if node.id == victim]
             assert str(aside) in trouble and "log.db is damaged" in trouble
             assert {"log.db", "why.txt"} <= {file.name for file in aside.iterdir()}
             await assert_each_ended_once(client, before)
@@ -157,6 +172,40 @@ def _copy(mesh: RealMesh, node_id: str) -> None:
     """What somebody may find again later: a node's directory, as it was."""
     mesh.kill(node_id)
     shutil.copytree(mesh.data(node_id), mesh.directory / "copy")
+
+
+@pytest.mark.timeout(60)
+def test_a_copy_of_one_stopped_node_is_a_backup_of_the_whole_mesh(tmp_path: Path) -> None:
+    """n2 is stopped, copied and started again, while work flows. Later everything burns; the copy is the mesh again."""
+
+    async def story() -> None:
+        async with real_mesh(tmp_path) as (mesh, client):
+            done = await submit_many(client, mesh, "done", 50, 0.0)
+            await asyncio.gather(*(handle.result(timeout=20) for handle in done))
+            async with flow(client, mesh, "meanwhile"):
+                assert await mesh.stop("n2") == (0, "")
+                shutil.copytree(mesh.data("n2"), tmp_path / "backup")
+                mesh.spawn("n2")
+                await mesh.ready("n2")
+                await until(client, everybody_is_healthy)
+            mesh.stop_all()
+            for node_id in mesh.ids:
+                shutil.rmtree(mesh.data(node_id))
+            shutil.copytree(tmp_path / "backup", mesh.data("n2"))
+            ran = command("raft", "recover", "--data-dir", str(mesh.data("n2")), "--i-know")
+            assert (ran.code, ran.out.startswith("n2 is the only voter now")) == (0, True), ran.err
+            mesh.spawn("n2")
+            await mesh.ready("n2")
+            for node_id in ("n1", "n3"):
+                mesh.join(node_id, seeds=["n2"])
+                await mesh.ready(node_id)
+            await until(client, lambda s: is_whole(s) and len(s.nodes) == 3)
+            await assert_each_ended_once(client, done)
+            async with flow(client, mesh, "afterwards"):
+                mesh.kill("n2")
+                await submit_many(client, mesh, "more", 20, 0.01)
+
+    asyncio.run(story())
 
 
 def test_recovering_what_is_no_data_directory_or_one_in_use_is_refused(tmp_path: Path) -> None:

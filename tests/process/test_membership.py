@@ -8,6 +8,7 @@ import pytest
 
 from mesh import documents
 from mesh.client.connection import MeshClient
+from tests.cli.command import mesh as command
 from tests.process.real_mesh import (
     RealMesh,
     assert_each_ended_once,
@@ -104,6 +105,23 @@ def test_votes_are_given_and_taken_and_a_forgotten_node_ends_for_good(tmp_path: 
             await mesh.ready("n4")
             await until(client, everybody_is_healthy)
             await work_is_done(client, mesh, "after")
+
+    asyncio.run(story())
+
+
+@pytest.mark.timeout(60)
+def test_a_host_that_burned_is_replaced_by_another(tmp_path: Path) -> None:
+    """n4 takes part first, then n2 is forgotten by name, though nobody can tell it any more."""
+
+    async def story() -> None:
+        async with real_mesh(tmp_path, most=4) as (mesh, client), flow(client, mesh, "replace"):
+            mesh.kill("n2")
+            mesh.join("n4", seeds=["n1", "n3"])
+            await mesh.ready("n4")
+            await until(client, lambda s: roles(s).get("n4") == "voter")
+            ran = command("node", "forget", "n2", "--peer", mesh.addresses["n1"])
+            assert (ran.code, ran.out) == (0, "n2 is forgotten\n"), ran.err
+            assert roles(await client.status()) == dict.fromkeys(["n1", "n3", "n4"], "voter")
 
     asyncio.run(story())
 
