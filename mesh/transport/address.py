@@ -64,7 +64,10 @@ class Address:
 
 
 def parse(text: str) -> Address:
-    """HOST:PORT, [V6]:PORT or *:PORT. `localhost` becomes 127.0.0.1. Raises TransportRefused."""
+    """HOST:PORT, [V6]:PORT or *:PORT. Raises TransportRefused.
+
+    `localhost` becomes 127.0.0.1, and a version 4 address in version 6 clothes (::ffff:a.b.c.d) what it is.
+    """
     host, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or len(port) > len("65535"):
         raise TransportRefused(f"{text!r} is not HOST:PORT.")
@@ -79,7 +82,14 @@ def parse(text: str) -> Address:
         host = host[1:-1]
     if not _is_host(host, bracketed):
         raise TransportRefused(f"{host!r} in {text!r} is neither an address nor a host name.")
-    return Address("127.0.0.1" if host == "localhost" else host, base)
+    return Address(_plain(host), base)
+
+
+def _plain(host: str) -> str:
+    if ":" in host:
+        mapped = ipaddress.IPv6Address(host).ipv4_mapped
+        return host if mapped is None else str(mapped)
+    return "127.0.0.1" if host == "localhost" else host
 
 
 def _is_host(host: str, bracketed: bool) -> bool:

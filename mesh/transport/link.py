@@ -22,6 +22,7 @@ from mesh.ids import NodeId
 from mesh.transport.address import Address
 from mesh.transport.handshake import (
     HEADER_BYTES,
+    HELLO,
     MESSAGE,
     NONCE_BYTES,
     NUMBER_MASK,
@@ -194,6 +195,9 @@ class Link:
             self._protocol -= 1
             self._nonce = os.urandom(NONCE_BYTES)
             self._hello()
+        elif greeted and raw[:1] == bytes((HELLO,)):
+            # A connection that was given the very port it dials is its own other end (RFC 793, simultaneous open).
+            self._broken("own_words", "It repeats our greeting: nobody is there but ourselves.", RETRY_MS)
         elif raw == REHELLO_FRAME:
             self._broken("rehello", "It does not know this link any more.", REDIAL_MS)
         else:

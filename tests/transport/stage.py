@@ -117,6 +117,7 @@ class Player:
         host: str = "127.0.0.1",
         mark: str = "",
         protocol: int = PROTOCOL,
+        advertise: str = "",
     ) -> None:
         self.name = NodeId(name)
         self.address = f"{host}:{base}"
@@ -138,7 +139,7 @@ class Player:
                 protocol=protocol,
             ),
             bind=self.address,
-            advertise=self.address,
+            advertise=advertise or self.address,
             deliver=self._deliver,
             turn_ended=self._turn_ended,
             loop=asyncio.get_running_loop(),
@@ -234,6 +235,7 @@ class Stage:
         host: str = "127.0.0.1",
         mark: str = "",
         protocol: int = PROTOCOL,
+        advertise: str = "",
     ) -> Player:
         """A node that listens (or would) on `base`, or on ports nobody has."""
         player = Player(
@@ -246,6 +248,7 @@ class Stage:
             host=host,
             mark=mark,
             protocol=protocol,
+            advertise=advertise,
         )
         self._exits.callback(player.transport.close)
         if bound:

@@ -1,7 +1,11 @@
-"""A node in its own process, to be killed: echoes to peers and clients. Run by stage.understudy."""
+"""A node in its own process, to be killed: echoes to peers and clients. Run by stage.understudy.
+
+What is longer than half a megabyte is only taken in. `pause S` keeps the loop from everything for so many seconds.
+"""
 
 import asyncio
 import sys
+import time
 
 from mesh.admission import Roll
 from mesh.durable import Member
@@ -14,7 +18,9 @@ from tests.transport.stage import CLUSTER
 
 async def serve(name: str, base: str, incarnation: str, secret: str, *dials: str) -> None:
     def deliver(event: Event) -> None:
-        if isinstance(event, PeerMessage):
+        if isinstance(event, PeerMessage) and event.data.startswith(b"pause "):
+            time.sleep(float(event.data[6:]))
+        elif isinstance(event, PeerMessage) and len(event.data) < 1 << 19:
             transport.send(event.peer, Channel.DATA, event.data)
         elif isinstance(event, ClientMessage):
             transport.reply(event.client, event.data)
