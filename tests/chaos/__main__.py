@@ -13,7 +13,7 @@ from tests.chaos.campaign import Sum, add_up, run_all
 from tests.chaos.configurations import CONFIGURATIONS, SHORT_FORM
 from tests.chaos.record import write_campaign
 
-SECONDS = 120.0
+SECONDS = 90.0
 SHORT_SECONDS = 12.0
 FULL_ACKED, FULL_STRIKES, FULL_CONFIGURATIONS = 1_000_000, 1_000, 24
 

@@ -23,14 +23,14 @@ _TRY_DISKS = "losetup --find >/dev/null && command -v mkfs.ext4 fsfreeze >/dev/n
 PROBE_TIMEOUT_S = 10
 
 
-def enter(arguments: list[str]) -> None:
+def enter(arguments: list[str], module: str = "tests.chaos") -> None:
     """Become the same program inside an arena, if this machine lets us; else return, and less can be done."""
     if VARIABLE in os.environ or not sys.platform.startswith("linux") or shutil.which("unshare") is None:
         return
     for flags in (_AS_ROOT, _AS_ANYONE):
         able = [what for what, how in ((WIRES, _TRY_WIRES), (DISKS, _TRY_DISKS)) if _can(flags, how)]
         if WIRES in able:
-            program = shlex.join([sys.executable, "-m", "tests.chaos", *arguments])
+            program = shlex.join([sys.executable, "-m", module, *arguments])
             os.environ[VARIABLE] = " ".join(able)
             # The shell stays as process 1 of the new world and collects what has no parent any more.
             os.execvp("unshare", ["unshare", *flags, "sh", "-c", f"{program}; exit $?"])

@@ -10,7 +10,7 @@ from random import Random
 
 from mesh.client.connection import MeshClient
 from mesh.documents import NodeView
-from mesh.errors import MeshError
+from mesh.errors import MeshError, NotFound
 from tests.chaos.fleet import Fleet, NodeProcess
 
 TAKEN_IN_S = 25.0
@@ -58,6 +58,9 @@ class Churn:
             while time.monotonic() < deadline:
                 try:
                     await self._client.forget(gone, timeout=5)
+                    self._fleet.nodes[gone].process = None
+                    return True
+                except NotFound:  # An earlier try did it, and its answer was lost; or it never got in.
                     self._fleet.nodes[gone].process = None
                     return True
                 except MeshError as error:
