@@ -78,6 +78,7 @@ class Replica:
             commit_index=max(applied, min(log.last_index, recovery.FOUNDING_INDEX)),
             handed_index=applied,
             mark=mark,
+            is_founder=node_id in founding.voter_ids,
         )
         if fresh:
             s.journal.hard_state_changed()

@@ -49,6 +49,8 @@ class ReplicaState:
     """Last entry that left through RaftOutput.committed."""
     mark: str = ""
     """Names our log, see admission.py."""
+    is_founder: bool = True
+    """This log began with the founders' list, which knows its members by id alone."""
 
     role: Role = Role.FOLLOWER
     leader_id: NodeId | None = None
@@ -106,21 +108,29 @@ class ReplicaState:
         return HardState(self.term, self.voted_for)
 
     @property
-    def is_voter(self) -> bool:
-        """Whether the configuration in force gives this node, with this log, a vote."""
-        configurations = self.log.configurations
-        return self.node_id in configurations.voter_ids and not self.is_replaced
+    def is_member(self) -> bool:
+        """Whether the configuration in force has this very log. Who founded the mesh is known by id as well, until the
+        logs have their names; who joined it is not, for the name may be meant for one who lost his disk.
+        """
+        member = self.log.configurations.latest.member(self.node_id)
+        return member is not None and (member.mark == self.mark or (self.is_founder and not member.mark))
 
     @property
-    def is_replaced(self) -> bool:
-        """Whether our id stands in the configuration with another log."""
-        member = self.log.configurations.latest.member(self.node_id)
-        return member is not None and member.mark not in ("", self.mark)
+    def is_voter(self) -> bool:
+        """Whether it gives this log a vote."""
+        return self.node_id in self.log.configurations.voter_ids and self.is_member
 
     @property
     def may_promise(self) -> bool:
-        """Whether our vote may be given."""
-        return not self.is_barred and not self.is_replaced
+        """Whether our vote may be given to another: a member's, or a founder's whom no configuration has replaced.
+
+        A log that was begun to join promises nothing before a configuration has it: whoever asks may take us for one
+        who promised otherwise before his disk was lost (consensus A5).
+        """
+        if self.is_barred:
+            return False
+        known = self.log.configurations.latest.member(self.node_id)
+        return self.is_member or (self.is_founder and known is None)
 
     def set_term_and_vote(self, term: Term, voted_for: NodeId | None) -> None:
         """The only way term and vote change. A term never falls, and a vote once given stays for its term."""

@@ -7,12 +7,12 @@ import msgspec
 import pytest
 
 from mesh.config import RaftConfig
-from mesh.durable import HardState
+from mesh.durable import Configuration, Entry, EntryKind, HardState, Member, Recovered
 from mesh.effects import NOTHING
 from mesh.ids import LogIndex, NodeId, PersistToken, Term
 from mesh.messages import Append, AppendReply, PreVote, PreVoteReply, RaftMessage, Vote, VoteReply
 from mesh.raft.replica import Outgoing, Replica, Role
-from tests.raft.cast import ANA, BEN, CONFIG, EVA, KAI, LEO, Cast, follower, founding, recovered, replica, role
+from tests.raft.cast import ANA, BEN, CONFIG, EVA, KAI, LEO, Cast, encoded, follower, founding, recovered, replica, role
 
 TRIO = founding(ANA, BEN, EVA)
 FIVE = founding(ANA, BEN, EVA, KAI, LEO)
@@ -507,3 +507,31 @@ def test_messages_of_replication_have_no_part_in_elections() -> None:
 
 def test_requests_are_encodable() -> None:
     assert msgspec.msgpack.encode(vote(2)) == bytes([0x95, 3, 2, 9, 9, 0xC2])
+
+
+def test_a_log_that_joins_votes_only_once_a_configuration_has_it() -> None:
+    """ben lost his disk, and begins anew by joining. Whoever does not know of that must not get his vote twice."""
+    ben = Replica(
+        node_id=BEN,
+        config=RaftConfig(),
+        recovered=Recovered(None, [], Term(0), None, [], [], 0),
+        founding=Configuration(()),
+        configuration_data=b"",
+        rng=Random(1),
+        now_ms=0,
+        mark="ben-2",
+    )
+    ben.take()
+    ben.receive(EVA, Vote(Term(5), LogIndex(9), Term(4), False), 10)
+    assert (ben.term, ben.voted_for) == (5, None)
+    unnamed = Entry(LogIndex(1), Term(1), EntryKind.CONFIGURATION, encoded(founding(ANA, BEN, EVA)))
+    ben.receive(ANA, Append(Term(6), LogIndex(0), Term(0), LogIndex(1), 1, (unnamed,)), 20)
+    ben.link_down(ANA, 30)
+    ben.receive(EVA, Vote(Term(7), LogIndex(9), Term(6), False), 40)
+    assert (ben.term, ben.voted_for) == (7, None)
+    named = Configuration((Member(ANA, "a:1"), Member(EVA, "e:1")), (Member(BEN, "b:1", "ben-2"),))
+    entry = Entry(LogIndex(2), Term(8), EntryKind.CONFIGURATION, encoded(named))
+    ben.receive(ANA, Append(Term(8), LogIndex(1), Term(1), LogIndex(2), 1, (entry,)), 50)
+    ben.link_down(ANA, 60)
+    ben.receive(EVA, Vote(Term(9), LogIndex(9), Term(8), False), 70)
+    assert (ben.term, ben.voted_for) == (9, EVA)
