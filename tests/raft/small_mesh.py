@@ -11,7 +11,7 @@ from mesh.durable import Configuration, Entry
 from mesh.ids import LogIndex, NodeId
 from mesh.messages import RaftMessage
 from mesh.raft.replica import Replica, Role
-from tests.raft.cast import CONFIGURATION, encoded, replica
+from tests.raft.cast import CONFIGURATION, encoded, replica, role
 
 ROUNDS_MAX = 50
 AGE_MS = 10_000
@@ -53,10 +53,16 @@ class SmallMesh:
             self._settle(name)
 
     def clone(self) -> "SmallMesh":
+        """Another one in the same state. Replicas are shared until a step takes part of them as its own."""
         twin = copy(self)
-        twin.replicas = {name: cloned(one) for name, one in self.replicas.items()}
+        twin.replicas = {**self.replicas}
         twin.agreed = [*self.agreed]
         return twin
+
+    def _own(self, *names: NodeId) -> Replica:
+        for name in names:
+            self.replicas[name] = cloned(self.replicas[name])
+        return self.replicas[names[0]]
 
     def key(self) -> tuple[object, ...]:
         """All that matters of a state: two with the same key have the same future."""
@@ -76,22 +82,21 @@ class SmallMesh:
 
     def stand(self, name: NodeId, before: tuple[NodeId, ...]) -> bool:
         """`name` asks for votes, and only those are heard. False unless it is elected."""
-        candidate = self.replicas[name]
-        if candidate.role is Role.LEADER:
+        if self.replicas[name].role is Role.LEADER:
             return False
+        candidate = self._own(name, *before)
         self.now_ms = max(self.now_ms + AGE_MS, candidate.next_deadline_ms())
         candidate.tick(self.now_ms)
         said = self._settle(name)
         for _ in range(ROUNDS_MAX):
-            votes = [(to, message) for to, message in said if to in before and candidate.role is not Role.LEADER]
-            if not votes:
+            if role(candidate) is Role.LEADER or not said:
                 break
-            said = [] if candidate.role is Role.LEADER else self._exchange(name, votes)
-        return candidate.role is Role.LEADER
+            said = self._exchange(name, [one for one in said if one[0] in before])
+        return role(candidate) is Role.LEADER
 
     def level(self, name: NodeId, peer: NodeId) -> bool:
         """A leader and one of its followers say to each other all there is to say."""
-        leader = self.replicas[name]
+        leader = self._own(name, peer)
         if leader.role is not Role.LEADER or peer not in leader._s.peers:
             return False
         leader.link_up(peer, self.now_ms)
@@ -110,7 +115,7 @@ class SmallMesh:
 
     def change(self, name: NodeId, configuration: Configuration) -> bool:
         """A leader appends another configuration. False if it will not."""
-        taken = self.replicas[name].propose(CONFIGURATION, encoded(configuration), self.now_ms)
+        taken = self._own(name).propose(CONFIGURATION, encoded(configuration), self.now_ms)
         self._settle(name)
         return taken is not None
 
@@ -153,7 +158,7 @@ class SmallMesh:
                     raise Forked(f"{name} leads term {one.term} without {known}")
 
     def _committed_in(self, index: LogIndex) -> int:
-        """The latest term of anybody who has committed up to there: a leader of that term or before need not have it."""
+        """In which term it was committed, at the latest: only the leaders of later ones must have it."""
         return min(one.term for one in self.replicas.values() if one.commit_index >= index)
 
 
@@ -161,7 +166,7 @@ Step = tuple[str, Callable[[SmallMesh], bool]]
 
 
 def explored(start: SmallMesh, steps: Callable[[SmallMesh], Iterator[Step]], steps_max: int) -> tuple[int, list[str]]:
-    """Every sequence of up to `steps_max` steps from `start`. How many states there are, and the way to a fork, if any."""
+    """Every sequence of up to `steps_max` steps from `start`. The number of states, and the way to a fork."""
     seen = {start.key()}
     edge: list[tuple[SmallMesh, list[str]]] = [(start, [])]
     for _ in range(steps_max):
