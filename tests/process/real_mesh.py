@@ -60,6 +60,10 @@ class RealMesh:
         self.addresses[node_id] = self.places[node_id]
         self._spawn(node_id, "--join", asked, *flags)
 
+    def start_bare(self, node_id: str) -> None:
+        """Start a node with no word of any other."""
+        self._spawn(node_id)
+
     def _spawn(self, node_id: str, *flags: str) -> None:
         command = [sys.executable, "-m", "nodes", "node", "run", "--json", "--id", node_id]
         command += ["--bind", self.places[node_id], "--app", APP, "--data-dir", str(self.data(node_id))]

@@ -138,7 +138,7 @@ def test_two_of_three_machines_are_lost_for_good_and_the_third_brings_everything
         async with real_mesh(tmp_path, most=5) as (mesh, client):
             done = await submit_many(client, mesh, "done", 50, 0.0)
             await asyncio.gather(*(handle.result(timeout=20) for handle in done))
-            waiting = await submit_many(client, mesh, "waiting", 20, 5.0)
+            waiting = await submit_many(client, mesh, "waiting", 20, 3.0)
             await until(client, lambda _: len(mesh.runs("begin")) == 70)
             _copy(mesh, "n2")
             mesh.stop_all()

@@ -27,12 +27,12 @@ def admin_of(status: documents.Status) -> dict[str, str]:
 
 @pytest.mark.timeout(60)
 def test_the_leader_is_restarted_under_load_and_nobody_waits_half_a_second(tmp_path: Path) -> None:
-    """Five planned restarts of whoever leads. The longest gap between two results, and every attempt the first."""
+    """Three planned restarts of whoever leads. The longest gap between two results, and every attempt the first."""
 
     async def story() -> None:
         async with real_mesh(tmp_path) as (mesh, client):
             gaps_ms = []
-            for restart in range(5):
+            for restart in range(3):
                 async with flow(client, mesh, f"restart{restart}") as flowing:
                     leader = leader_of(await client.status())
                     assert await mesh.stop(leader) == (0, "")
@@ -59,7 +59,9 @@ def test_a_node_with_nothing_to_do_leaves_at_once_and_is_no_failure(tmp_path: Pa
             for node_id in (next(name for name in mesh.ids if name != leader), leader):
                 began_s = time.monotonic()
                 assert await mesh.stop(node_id) == (0, "")
-                assert time.monotonic() - began_s < 1.0
+                took_s = time.monotonic() - began_s
+                print(f"{node_id} gone after {took_s:.2f} s")
+                assert took_s < 1.0
                 status = await until(client, lambda s: s.leader is not None)
                 assert admin_of(status)[node_id] == "left"
                 mesh.spawn(node_id)
@@ -106,7 +108,7 @@ def test_told_twice_a_node_ends_at_once_and_its_work_goes_elsewhere(tmp_path: Pa
         async with real_mesh(tmp_path) as (mesh, client):
             leader = leader_of(await client.status())
             leaver = next(name for name in mesh.ids if name != leader)
-            handles = await submit_many(client, mesh, "long", 12, 3.0)
+            handles = await submit_many(client, mesh, "long", 12, 2.0)
             await until(client, lambda _: leaver in {run[0][3] for run in mesh.runs("begin").values()})
             mesh.signal(leaver, signal.SIGTERM)
             await until(client, lambda s: admin_of(s)[leaver] == "draining")
@@ -127,6 +129,8 @@ def test_the_last_ones_do_not_wait_for_an_agreement_that_cannot_come(tmp_path: P
         async with real_mesh(tmp_path) as (mesh, _):
             began_s = time.monotonic()
             assert await asyncio.gather(*(mesh.stop(node_id) for node_id in mesh.ids)) == [(0, "")] * 3
-            assert time.monotonic() - began_s < 4.0
+            took_s = time.monotonic() - began_s
+            print(f"all three gone after {took_s:.2f} s")
+            assert took_s < 4.0
 
     asyncio.run(story())
