@@ -81,7 +81,7 @@ def _live(ana: _Recorded, model: Model, dice: Random) -> None:
             ana.store.perform(WriteLedger(ledger_write(covered, *rows, term=entry_term)))
             _wait(ana, token, covered)
             if dice.random() < 0.5:
-                first_index = max(1, covered - 5)
+                first_index = max(1, covered - 15)
                 before = model.states[-1][1][first_index - 2].term if first_index > 1 else 0
                 ana.store.perform(TrimLog(LogIndex(first_index), Term(before)))
 
