@@ -108,7 +108,7 @@ class SmallMesh:
             said = self._exchange(name, said)
         else:
             raise AssertionError("the two talk without end")
-        if leader.role is Role.LEADER and leader.commit_index > self.replicas[peer].commit_index:
+        if role(leader) is Role.LEADER and leader.commit_index > self.replicas[peer].commit_index:
             leader._s.start_round()
             self._exchange(name, [said_now for said_now in self._settle(name) if said_now[0] == peer])
         return True
