@@ -130,11 +130,18 @@ class OpenSnapshot(_Effect, frozen=True):
 
 
 class ReadSnapshot(_Effect, frozen=True):
-    """Read the next rows of it, about `bytes_max` of them. Answered by SnapshotRead."""
+    """Read the next rows of it, about `bytes_max` bytes of them. Answered by SnapshotRead.
+
+    First live rows in order of id (cursors `t` and an id), then finished ones in the order they finished (`f` and a
+    number), then events; so a cursor means the same on every node. With a `base`, rows up to the cursor `upto` that did
+    not change after that log index may be left out.
+    """
 
     transfer: int
     after: str
     bytes_max: int
+    base: LogIndex = LogIndex(0)
+    upto: str = ""
 
 
 class CloseSnapshot(_Effect, frozen=True):
@@ -142,12 +149,19 @@ class CloseSnapshot(_Effect, frozen=True):
 
 
 class StageSnapshot(_Effect, frozen=True):
-    """Keep rows of an incoming table aside. `first` throws away what was staged before."""
+    """Keep rows of an incoming table aside. Answered by SnapshotStaged.
+
+    `first` throws away what was staged before. Otherwise what another transfer has staged is gone on with; a row
+    replaces the one of the same id, but first those that finished as the `forget_to`-th or before are dropped. None of
+    these rows has changed after the log index `as_of`.
+    """
 
     transfer: int
     rows: list[TaskRow]
     events: list[tuple[int, bytes]]
     first: bool
+    as_of: LogIndex = LogIndex(0)
+    forget_to: int = 0
 
 
 class InstallSnapshot(_Effect, frozen=True):

@@ -152,8 +152,16 @@ class SnapshotRead(_Event, frozen=True):
     more: str
 
 
+class SnapshotStaged(_Event, frozen=True):
+    """A StageSnapshot was performed."""
+
+    transfer: int
+
+
 class SnapshotInstalled(_Event, frozen=True):
-    """The staged table replaced the old one, and the log starts after it."""
+    """The staged table replaced the old one, and the log starts after it. The rows may be left out of `recovered`: the
+    core has had them all, to be staged.
+    """
 
     transfer: int
     recovered: Recovered
@@ -187,6 +195,7 @@ Event: TypeAlias = (
     | HistoryLoaded
     | SnapshotOpened
     | SnapshotRead
+    | SnapshotStaged
     | SnapshotInstalled
     | DiskFailed
 )

@@ -143,10 +143,14 @@ class SnapshotOffer(_Message, frozen=True, tag=8):
 
 
 class SnapshotPull(_Message, frozen=True, tag=9):
-    """Send me the rows after this cursor."""
+    """Send me the rows after this cursor. Up to the cursor `upto`, only those that may have changed after `base`: the
+    others I have from another transfer.
+    """
 
     transfer: int
     after: str
+    base: LogIndex = LogIndex(0)
+    upto: str = ""
 
 
 class SnapshotChunk(_Message, frozen=True, tag=10):

@@ -14,6 +14,7 @@ from mesh.ids import LogIndex, NodeId, TaskId, Term
 from mesh.ledger import commands, completion, dead_letters, leasing, submission, verdicts
 from mesh.ledger.applied import Applied
 from mesh.ledger.digest import chain
+from mesh.ledger.intake import Intake
 from mesh.ledger.table import DIGESTS_MAX, OUT_OF_OFFICE, Table
 from mesh.ledger.task import PENDING, SCHEDULED, Happening, NodeRecord, Task
 
@@ -104,16 +105,16 @@ class Ledger(Table):
         term: Term,
         digest: bytes,
         summary: Summary,
-        live: list[Task],
-        finished: list[tuple[TaskId, int]],
+        intake: Intake,
     ) -> None:
-        """Begin from a table found on disk or received from the leader."""
+        """Begin from a table found on disk or received from the leader, of which everything is there."""
+        intake.complete(summary.finished_count)
         self.applied_index, self.applied_term, self.digest = index, term, digest
         self.digests = {index: digest}
         self.nodes = {node.node_id: node for node in summary.nodes}
         self.counts = list(summary.counts)
         self.at_ms = summary.at_ms
-        self.load(live, finished, summary.finished_count)
+        self.load(intake, summary.finished_count)
 
     def is_admitted(self, node_id: NodeId, incarnation: int) -> bool:
         """Whether this very incarnation of a node may hold leases."""

@@ -6,7 +6,7 @@ very ticket. Once those that do not count are the greater part, all of them go.
 """
 
 from collections.abc import Iterator, KeysView
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from mesh.ledger.task import PENDING, SCHEDULED, Task
 
@@ -104,25 +104,18 @@ class Queue:
         return sum(1 for entry in self._ready.get(task.spec.capability, ()) if entry[:2] < mine and _is_valid(entry))
 
     def rebuild(self, tasks: list[Task]) -> None:
-        """Start afresh from the tasks of a table."""
+        """Start afresh from these tasks."""
         self._ready.clear()
         self._later.clear()
         self._entries = self._waiting = 0
         for task in tasks:
             task.ticket = 0
             if task.state in (PENDING, SCHEDULED):
-                self._tickets += 1
-                task.ticket = self._tickets
-                self._waiting += 1
-                self._entries += 1
-                if task.state == SCHEDULED:
-                    self._later.append((task.not_before_ms, task.order, task.ticket, task))
-                else:
-                    heap = self._ready.setdefault(task.spec.capability, [])
-                    heap.append((task.spec.priority, task.order, task.ticket, task))
-        heapify(self._later)
-        for heap in self._ready.values():
-            heapify(heap)
+                self.push(task)
+
+    def heaps(self) -> list[list[Entry]]:
+        """What the queue consists of, to be let go of when nobody needs it any more."""
+        return [self._later, *self._ready.values()]
 
     def _all(self) -> Iterator[Entry]:
         yield from self._later

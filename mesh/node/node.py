@@ -15,6 +15,7 @@ from mesh.durable import Configuration, Entry, EntryKind, LedgerMark, Member, Re
 from mesh.effects import Channel, Effect, Notice, Publish, Send
 from mesh.gossip.detector import Detector
 from mesh.ids import Incarnation, NodeId, Term
+from mesh.ledger.intake import Intake, whole
 from mesh.ledger.ledger import Ledger
 from mesh.messages import (
     Append,
@@ -85,7 +86,7 @@ class Node:
         self._restore(recovered)
         self.detector = Detector(config.gossip, self.node_id, config.cluster, members, now_ms)
         self.behind = Behind(config, self.ledger, self.raft, now_ms)
-        self.transfers = Transfers(config.incarnation, self.raft, self._may_install)
+        self.transfers = Transfers(config.incarnation, self.raft, self._may_install, self.ledger.leftovers)
         self.leading = Leading(self, Random(rng.getrandbits(64)))
         self.holding = Holding(self)
         self.answers = Answers(config, self.raft, self.ledger, self.detector, self.leading.dispatcher)
@@ -202,6 +203,8 @@ class Node:
         self.holding.end_turn()
         self.leading.end_turn()
         self.out.extend(self.behind.write(self.now_ms))
+        if self.ledger.leftovers:
+            self.ledger.leftovers.let_go()
 
     def _on_deadline(self) -> None:
         now_ms = self.now_ms
@@ -336,7 +339,10 @@ class Node:
             self.out.extend(self.transfers.offered(peer, message, self.ledger.applied_index, self.now_ms))
 
     def _on_chunk(self, peer: NodeId, message: SnapshotChunk) -> None:
-        self.out.extend(self.transfers.chunk(peer, message, self.now_ms))
+        try:
+            self.out.extend(self.transfers.chunk(peer, message, self.now_ms))
+        except Rubbish as error:
+            self.count_rubbish("snapshot_chunk", str(error))
 
     def _on_ledger_written(self, event: events.LedgerWritten) -> None:
         self.out.extend(self.behind.written(event.applied_index, self.transfers.needed_after()))
@@ -349,9 +355,10 @@ class Node:
     # --- disk ---
 
     def _on_installed(self, event: events.SnapshotInstalled) -> None:
-        """A table from the leader has taken the place of ours."""
-        self.transfers.receiving = None
-        self._restore(event.recovered)
+        """A table from the leader has taken the place of ours. Its rows came in chunk by chunk."""
+        mark = event.recovered.mark
+        assert mark is not None, "what is installed stands somewhere"
+        self._adopt(mark, self.transfers.installed())
         self.behind.replaced()
         self.raft.restored(event.recovered, self.now_ms)
         self.holding.reconcile()
@@ -360,9 +367,12 @@ class Node:
         mark = recovered.mark
         if mark is None:
             return
-        live = [decode_task(row.record) for row in recovered.live]
+        live = (decode_task(row.record) for row in recovered.live)
+        self._adopt(mark, whole(live, recovered.finished, recovered.finished_last))
+
+    def _adopt(self, mark: LedgerMark, intake: Intake) -> None:
         summary = decode_summary(mark.summary)
-        self.ledger.restore(mark.applied_index, mark.applied_term, mark.digest, summary, live, recovered.finished)
+        self.ledger.restore(mark.applied_index, mark.applied_term, mark.digest, summary, intake)
 
     def _on_disk_failed(self, event: events.DiskFailed) -> None:
         """What is on disk is not known any more: never vote or lead again."""
@@ -425,6 +435,7 @@ class Node:
                 self.transfers.opened(event, self.raft.term, self.now_ms)
             ),
             events.SnapshotRead: lambda event: self.out.extend(self.transfers.read(event)),
+            events.SnapshotStaged: lambda event: self.out.extend(self.transfers.staged(event, self.now_ms)),
             events.SnapshotInstalled: self._on_installed,
             events.DiskFailed: self._on_disk_failed,
         }

@@ -6,14 +6,13 @@ at all, as SQLite promises. Files are plain lists and dicts; the semantics are t
 mesh/effects.py.
 """
 
-from bisect import bisect_right
 from collections.abc import Callable
 from random import Random
 from typing import TypeAlias
 
 from mesh.durable import Entry, HardState, LedgerMark, Member, Recovered, TaskRow
-from mesh.effects import InstallSnapshot, Persist, StageSnapshot, TrimLog, WriteLedger
-from mesh.events import Durable, Event, LedgerWritten, SnapshotInstalled
+from mesh.effects import InstallSnapshot, Persist, ReadSnapshot, StageSnapshot, TrimLog, WriteLedger
+from mesh.events import Durable, Event, LedgerWritten, SnapshotInstalled, SnapshotStaged
 from mesh.ids import LogIndex, TaskId, Term
 from mesh.sim.coverage import Coverage
 from mesh.sim.plan import Plan
@@ -101,6 +100,8 @@ class LedgerFile:
     def __init__(self) -> None:
         self.mark: LedgerMark | None = None
         self.rows: dict[TaskId, TaskRow] = {}
+        self.changed: dict[TaskId, LogIndex] = {}
+        """Up to where in the log the row of a task had not changed since it was written."""
         self.events: list[tuple[int, bytes]] = []
         self.installed_index = 0
         """Where the last table that came from a leader stood."""
@@ -120,6 +121,7 @@ class LedgerFile:
             )
         for row in write.rows:
             self.rows[row.task_id] = row
+            self.changed[row.task_id] = write.mark.applied_index
         for task_id in write.forgotten:
             self.rows.pop(task_id, None)
         self.events += write.events
@@ -130,6 +132,10 @@ class LedgerFile:
     def stage(self, effect: StageSnapshot) -> None:
         if effect.first:
             self.staged_rows, self.staged_events = {}, []
+        if effect.forget_to:
+            self.staged_rows = {
+                task_id: row for task_id, row in self.staged_rows.items() if not 0 < row.finished <= effect.forget_to
+            }
         for row in effect.rows:
             self.staged_rows[row.task_id] = row
         self.staged_events.extend(effect.events)
@@ -142,6 +148,7 @@ class LedgerFile:
             )
         self.rows, self.events = self.staged_rows, self.staged_events
         self.staged_rows, self.staged_events = {}, []
+        self.changed = dict.fromkeys(self.rows, mark.applied_index)
         self.mark = mark
         self.installed_index = mark.applied_index
 
@@ -149,16 +156,32 @@ class LedgerFile:
         """A read transaction: what stands here now, whatever is written afterwards."""
         copy = LedgerFile()
         copy.mark, copy.rows, copy.events = self.mark, dict(self.rows), list(self.events)
+        copy.changed = dict(self.changed)
         return copy
 
-    def page(self, after: str, rows_max: int) -> tuple[list[TaskRow], list[tuple[int, bytes]], str]:
-        """Rows with an id after the cursor, and the next cursor; the events come with the last page."""
-        task_ids = sorted(self.rows)
-        start = bisect_right(task_ids, after)
-        chosen = task_ids[start : start + rows_max]
-        is_last = start + rows_max >= len(task_ids)
-        more = "" if is_last else chosen[-1]
-        return [self.rows[task_id] for task_id in chosen], self.events if is_last else [], more
+    def page(self, wanted: ReadSnapshot, rows_max: int) -> tuple[list[TaskRow], list[tuple[int, bytes]], str]:
+        """Rows behind the cursor that are wanted, and the next cursor; the events come with the last page."""
+        upto = _place(wanted.upto) if wanted.upto else None
+        places = {(1, "", row.finished) if row.finished else (0, task_id, 0): row for task_id, row in self.rows.items()}
+        rest = [
+            place
+            for place in sorted(places)
+            if (not wanted.after or place > _place(wanted.after))
+            and (upto is None or place > upto or (not place[0] and self.changed[places[place].task_id] > wanted.base))
+        ]
+        chosen = rest[:rows_max]
+        is_last = len(rest) <= rows_max
+        more = "" if is_last else _cursor(chosen[-1])
+        return [places[place] for place in chosen], self.events if is_last else [], more
+
+
+def _cursor(place: tuple[int, str, int]) -> str:
+    kind, task_id, finished = place
+    return f"f{finished}" if kind else f"t{task_id}"
+
+
+def _place(cursor: str) -> tuple[int, str, int]:
+    return (1, "", int(cursor[1:])) if cursor.startswith("f") else (0, cursor[1:], 0)
 
 
 class Disk:
@@ -352,6 +375,8 @@ class Storage:
                 events.append(LedgerWritten(write.write.mark.applied_index))
             elif type(write) is TrimLog:
                 self._coverage.add("log trimmed")
+            elif type(write) is StageSnapshot:
+                events.append(SnapshotStaged(write.transfer))
             elif type(write) is InstallSnapshot:
                 self._coverage.add("snapshot installed")
                 events.append(SnapshotInstalled(write.transfer, self._disk.recover()))

@@ -415,7 +415,7 @@ class Machine:
             copy = self._snapshots.get(effect.transfer)
             if copy is None:
                 return None
-            rows, events, more = copy.page(effect.after, self._plan.chunk_rows)
+            rows, events, more = copy.page(effect, self._plan.chunk_rows)
             return SnapshotRead(effect.transfer, rows, events, more)
 
         self._answer_later(make)

@@ -16,12 +16,12 @@ def entry_crc(entry: Entry) -> int:
     return crc32(entry.data, crc32(_ENTRY.pack(entry.index, entry.term, entry.kind)))
 
 
-def task_crcs(row: TaskRow) -> tuple[int, int]:
+def task_crcs(row: TaskRow, changed: int) -> tuple[int, int]:
     """Two of them: the first over (id, finished, fingerprint), which a start reads from an index; the second over the
-    row.
+    row and the log index it may have changed at last.
     """
     key = crc32(f"{row.task_id}\0{row.finished}\0{row.fingerprint}".encode())
-    return key, crc32(row.record, crc32(f"{row.state}\0{row.capability}".encode(), key))
+    return key, crc32(row.record, crc32(f"{row.state}\0{changed}\0{row.capability}".encode(), key))
 
 
 def finished_crc(task_id: str, finished: int, fingerprint: int) -> int:

@@ -31,7 +31,8 @@ IDS_PER_STATEMENT = 500
 # without their records.
 _TABLES = """
 CREATE TABLE tasks (task_id TEXT PRIMARY KEY, state INTEGER, capability TEXT, finished INTEGER, fingerprint INTEGER,
-                    key_crc INTEGER, crc INTEGER, record BLOB);
+                    key_crc INTEGER, crc INTEGER, changed INTEGER, record BLOB);
+-- `changed`: where in the log the table stood when the row was written; it has not changed since.
 CREATE INDEX tasks_finished ON tasks (finished, task_id, fingerprint, key_crc) WHERE finished > 0;
 CREATE TABLE events (idx INTEGER PRIMARY KEY, crc INTEGER, data BLOB);
 CREATE TABLE mark (id INTEGER PRIMARY KEY CHECK (id = 1), rows INTEGER, key_sum INTEGER, crc INTEGER, data BLOB);
@@ -43,17 +44,17 @@ CREATE TABLE seen (id INTEGER PRIMARY KEY CHECK (id = 1), incarnation INTEGER, c
 
 _UPSERT = [
     "INSERT INTO tasks VALUES "
-    + ",".join(["(?,?,?,?,?,?,?,?)"] * rows)
+    + ",".join(["(?,?,?,?,?,?,?,?,?)"] * rows)
     + " ON CONFLICT (task_id) DO UPDATE SET state = excluded.state, capability = excluded.capability,"
     " finished = excluded.finished, fingerprint = excluded.fingerprint, key_crc = excluded.key_crc, crc = excluded.crc,"
-    " record = excluded.record"
+    " changed = excluded.changed, record = excluded.record"
     for rows in range(ROWS_PER_STATEMENT + 1)
 ]
 _EVENTS = [
     "INSERT OR REPLACE INTO events VALUES " + ",".join(["(?,?,?)"] * rows) for rows in range(ROWS_PER_STATEMENT + 1)
 ]
 
-TASK_COLUMNS = "rowid, key_crc, crc, task_id, state, capability, finished, fingerprint, record"
+TASK_COLUMNS = "rowid, key_crc, crc, task_id, state, capability, finished, fingerprint, changed, record"
 ROWID, KEY_CRC = 0, 1
 _SIGNED = 1 << 63
 _decode_mark = msgspec.msgpack.Decoder(LedgerMark).decode
@@ -135,17 +136,27 @@ class LedgerStore:
         for ids in _slices(write.forgotten, IDS_PER_STATEMENT):
             self._uncount(ids)
             self._db.execute(f"DELETE FROM tasks WHERE task_id IN ({_marks(ids)})", ids)
-        self._put(write.rows, write.events)
+        self._put(write.rows, write.events, write.mark.applied_index)
         self._db.execute("DELETE FROM events WHERE idx < ?", (write.events_from,))
         self._put_mark(write.mark)
         self._put_seen(self.incarnation, log)
         self._db.execute("COMMIT")
 
-    def stage(self, rows: Sequence[TaskRow], events: Sequence[tuple[int, bytes]]) -> None:
-        """Add to a table that is not yet complete. Not synced: `complete` does that for all of it."""
+    def stage(
+        self, rows: Sequence[TaskRow], events: Sequence[tuple[int, bytes]], as_of: int, forget_to: int = 0
+    ) -> None:
+        """Add to a table that is not yet complete; none of the rows changed after `as_of`. First drop what finished as
+        the `forget_to`-th or before. Not synced: `complete` does that for all of it.
+        """
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("BEGIN IMMEDIATE")
-        self._put(rows, events)
+        if forget_to:
+            where = "finished > 0 AND finished <= ?"
+            gone = [row[0] for row in self._db.execute(f"SELECT task_id FROM tasks WHERE {where}", (forget_to,))]
+            for ids in _slices(gone, IDS_PER_STATEMENT):
+                self._uncount(ids)
+            self._db.execute(f"DELETE FROM tasks WHERE {where}", (forget_to,))
+        self._put(rows, events, as_of)
         self._db.execute("COMMIT")
 
     def complete(self, mark: LedgerMark, incarnation: int, log: Witness) -> None:
@@ -179,9 +190,9 @@ class LedgerStore:
             )
         return TableContents(self._mark, live, finished[-FINISHED_MAX:], rows[-1][1] if rows else 0)
 
-    def _put(self, rows: Sequence[TaskRow], events: Sequence[tuple[int, bytes]]) -> None:
+    def _put(self, rows: Sequence[TaskRow], events: Sequence[tuple[int, bytes]], changed: int) -> None:
         for some in _slices({row.task_id: row for row in rows}.values(), ROWS_PER_STATEMENT):
-            values = list(map(_task_values, some))
+            values = [_task_values(row, changed) for row in some]
             self._uncount([row.task_id for row in some])
             self._db.execute(_UPSERT[len(some)], list(chain.from_iterable(values)))
             self._totals = self._totals.plus(len(some), sum(value[5] for value in values))
@@ -218,10 +229,10 @@ def _slices(items: Iterable[_T], size: int) -> Iterable[list[_T]]:
         yield some
 
 
-def _task_values(row: TaskRow) -> tuple[Any, ...]:
-    key_crc, crc = task_crcs(row)
+def _task_values(row: TaskRow, changed: int) -> tuple[Any, ...]:
+    key_crc, crc = task_crcs(row, changed)
     fingerprint = row.fingerprint if row.fingerprint < _SIGNED else row.fingerprint - 2 * _SIGNED
-    return row.task_id, row.state, row.capability, row.finished, fingerprint, key_crc, crc, row.record
+    return row.task_id, row.state, row.capability, row.finished, fingerprint, key_crc, crc, changed, row.record
 
 
 def _mark_crc(totals: Totals, data: bytes) -> int:
@@ -238,9 +249,9 @@ def _event_crc(index: int, data: bytes) -> int:
 
 def task_row(path: Path, values: Sequence[Any]) -> TaskRow:
     """From TASK_COLUMNS of the table in `path`. Raises StoreDamaged if the row is not as it was written."""
-    _, key_crc, crc, task_id, state, capability, finished, signed, record = values
+    _, key_crc, crc, task_id, state, capability, finished, signed, changed, record = values
     row = TaskRow(task_id, state, capability, finished, signed if signed >= 0 else signed + 2 * _SIGNED, record)
-    if type(record) is not bytes or task_crcs(row) != (key_crc, crc):
+    if type(record) is not bytes or task_crcs(row, changed) != (key_crc, crc):
         raise StoreDamaged(f"{path} is damaged: task {task_id} is not as it was written.")
     return row
 

@@ -8,10 +8,10 @@ before is dropped.
 from collections.abc import Callable
 
 from mesh.effects import StageSnapshot, WriteLedger
-from mesh.events import Event, LedgerWritten, SnapshotInstalled
+from mesh.events import Event, LedgerWritten, SnapshotInstalled, SnapshotStaged
 from mesh.storage.directory import Directory
 from mesh.storage.faults import Fault
-from mesh.storage.ledger_store import LedgerStore
+from mesh.storage.ledger_store import LedgerStore, TableContents
 from mesh.storage.log_writer import Installation, LogWriter
 from mesh.storage.reader import Reader
 from mesh.storage.recovery import join
@@ -44,6 +44,7 @@ class LedgerWriter:
         self._post = post
         self._staged: LedgerStore | None = None
         self._transfer = 0
+        """Whose rows were staged last; it may have gone on where another broke off."""
 
     def run(self) -> None:
         """The thread."""
@@ -75,11 +76,10 @@ class LedgerWriter:
             self._staged = LedgerStore(
                 self._directory.ledger(self._number), self._directory.identity.owner, may_be_new=True
             )
-            self._transfer = effect.transfer
-        assert self._staged is not None and self._transfer == effect.transfer, (
-            "a table is staged from its first rows on"
-        )
-        self._staged.stage(effect.rows, effect.events)
+        assert self._staged is not None, "a table is staged from its first rows on"
+        self._transfer = effect.transfer
+        self._staged.stage(effect.rows, effect.events, effect.as_of, effect.forget_to)
+        self._post(SnapshotStaged(effect.transfer))
 
     def _install(self, installation: Installation) -> None:
         staged, effect = self._staged, installation.effect
@@ -93,7 +93,8 @@ class LedgerWriter:
         self.ledger = staged
         self._reader.queue.put(staged.path)
         assert installation.log is not None, "the log was read when it was switched"
-        self._post(SnapshotInstalled(effect.transfer, join(installation.log, staged.read())))
+        # The core has had every row. To read a million of them once more would keep the next write for seconds.
+        self._post(SnapshotInstalled(effect.transfer, join(installation.log, TableContents(effect.mark, [], [], 0))))
 
     def _drop_staged(self) -> None:
         if self._staged is not None:

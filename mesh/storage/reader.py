@@ -15,17 +15,9 @@ from mesh.effects import CloseSnapshot, LoadHistory, LoadRows, OpenSnapshot, Rea
 from mesh.events import Event, HistoryLoaded, RowsLoaded, SnapshotOpened, SnapshotRead
 from mesh.ids import TaskId
 from mesh.storage.database import connect
-from mesh.storage.faults import Fault, StoreDamaged
-from mesh.storage.ledger_store import (
-    IDS_PER_STATEMENT,
-    KEY_CRC,
-    ROWID,
-    TASK_COLUMNS,
-    Totals,
-    event_batch,
-    read_mark,
-    task_row,
-)
+from mesh.storage.faults import Fault
+from mesh.storage.ledger_store import IDS_PER_STATEMENT, TASK_COLUMNS, event_batch, task_row
+from mesh.storage.snapshot import Snapshot
 from mesh.storage.work_queue import WorkQueue
 
 SNAPSHOTS_MAX = 2
@@ -36,8 +28,6 @@ SNAPSHOT_IDLE_S_MAX = 60.0
 
 PAGE_BYTES_MAX = 4 << 20
 """A page of finished tasks ends early at this."""
-
-ROW_OVERHEAD_BYTES = 64
 
 TRIES_MAX = 5
 """How often a read is tried while somebody else keeps it from being done; SQLite waits 2 s each time for a lock."""
@@ -52,35 +42,6 @@ GONE = "!gone"
 ReadEffect = LoadRows | LoadHistory | OpenSnapshot | ReadSnapshot | CloseSnapshot
 
 
-class _Snapshot:
-    """A read transaction on the table, and how far it was read: in the end, every row must have been there."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.db = connect(path, read_only=True)
-        try:
-            self.db.execute("BEGIN")
-            self.mark, self._expected = read_mark(path, self.db)  # The first read fixes what the transaction sees.
-        except BaseException:
-            self.db.close()
-            raise
-        self.read_at_s = monotonic()
-        self._seen = Totals()
-        self._seen_until = ""
-
-    def count(self, after: str, page: Totals, more: str) -> None:
-        """Note a page of rows. Raises StoreDamaged after the last one, if rows were missing."""
-        if after != self._seen_until:
-            return  # Asked for once more.
-        self._seen = self._seen.plus(*page)
-        self._seen_until = more
-        if more.startswith("r"):
-            return
-        self._seen_until = "all"
-        if self._seen != self._expected:
-            raise StoreDamaged(f"{self.path} is damaged: {self._seen.rows} tasks of {self._expected.rows} are there.")
-
-
 class Reader:
     """Give it effects through `queue`; a Path tells it that another file is the table now, None that it is over."""
 
@@ -90,7 +51,7 @@ class Reader:
         self._fault = fault
         self._post = post
         self._db: sqlite3.Connection | None = None
-        self._snapshots: dict[int, _Snapshot] = {}
+        self._snapshots: dict[int, Snapshot] = {}
         self._interrupted = False
         self._hurry = Signal()
 
@@ -212,7 +173,7 @@ class Reader:
         self._close_snapshot(transfer)
         while len(self._snapshots) >= SNAPSHOTS_MAX:
             self._close_snapshot(next(iter(self._snapshots)))
-        snapshot = self._snapshots[transfer] = _Snapshot(self._path)
+        snapshot = self._snapshots[transfer] = Snapshot(self._path)
         if snapshot.mark is None:
             self._close_snapshot(transfer)
             self._post(SnapshotRead(transfer, [], [], GONE))
@@ -220,30 +181,17 @@ class Reader:
             self._post(SnapshotOpened(transfer, snapshot.mark))
 
     def _read_snapshot(self, effect: ReadSnapshot) -> None:
-        """Tasks first, then events. Cursors are `r` or `e` and the last position sent; both are walked in order of
-        rowid, which is the order on disk."""
+        """Live rows, then finished ones, then events; see the effect for the cursors."""
         snapshot = self._snapshots.get(effect.transfer)
         if snapshot is None:
             self._post(SnapshotRead(effect.transfer, [], [], GONE))
             return
-        snapshot.read_at_s = monotonic()
-        part, position = effect.after[:1] or "r", int(effect.after[1:] or 0)
-        size = 0
-        rows: list[TaskRow] = []
-        events: list[tuple[int, bytes]] = []
-        more = ""
-        if part == "r":
-            more, size, totals = _page_of_rows(snapshot, position, effect.bytes_max, rows)
-            snapshot.count(effect.after, totals, more)
-            position = 0
-        if not more:
-            more = _page_of_events(snapshot, position, effect.bytes_max - size, events, at_least_one=not rows)
-        self._post(SnapshotRead(effect.transfer, rows, events, more))
+        self._post(snapshot.read(effect))
 
     def _close_snapshot(self, transfer: int) -> None:
         snapshot = self._snapshots.pop(transfer, None)
         if snapshot is not None:
-            snapshot.db.close()
+            snapshot.close()
 
     def _close_idle(self) -> None:
         limit_s = monotonic() - SNAPSHOT_IDLE_S_MAX
@@ -263,37 +211,3 @@ class Reader:
         old, self._path = self._path, path
         for suffix in ("", "-wal", "-shm"):
             old.with_name(old.name + suffix).unlink(missing_ok=True)
-
-
-def _page_of_rows(snapshot: _Snapshot, after: int, bytes_max: int, rows: list[TaskRow]) -> tuple[str, int, Totals]:
-    """Adds to `rows`. Returns the cursor to go on from, empty at the end, and the size and totals of what was added."""
-    size = key_sum = 0
-    last = after
-    cursor = snapshot.db.execute(f"SELECT {TASK_COLUMNS} FROM tasks WHERE rowid > ? ORDER BY rowid", (after,))
-    for found in cursor:
-        row = task_row(snapshot.path, found)
-        size += len(row.record) + ROW_OVERHEAD_BYTES
-        if size > bytes_max and rows:
-            cursor.close()
-            return f"r{last}", size, Totals(len(rows), key_sum)
-        rows.append(row)
-        key_sum += found[KEY_CRC]
-        last = found[ROWID]
-    return "", size, Totals(len(rows), key_sum)
-
-
-def _page_of_events(
-    snapshot: _Snapshot, after: int, bytes_max: int, events: list[tuple[int, bytes]], *, at_least_one: bool
-) -> str:
-    """Adds to `events`. Returns the cursor to go on from, empty at the end."""
-    size, last = 0, after
-    cursor = snapshot.db.execute("SELECT idx, crc, data FROM events WHERE idx > ? ORDER BY idx", (after,))
-    for found in cursor:
-        batch = event_batch(snapshot.path, *found)
-        size += len(batch[1]) + ROW_OVERHEAD_BYTES
-        if size > bytes_max and (events or not at_least_one):
-            cursor.close()
-            return f"e{last}"
-        events.append(batch)
-        last = batch[0]
-    return ""

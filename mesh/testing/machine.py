@@ -36,6 +36,7 @@ from mesh.events import (
     SnapshotInstalled,
     SnapshotOpened,
     SnapshotRead,
+    SnapshotStaged,
     TurnEnded,
 )
 from mesh.ids import ClientId, NodeId
@@ -322,7 +323,7 @@ class Machine:
             effects.CheckpointKept: self._attempts.kept,
             effects.Persist: lambda effect: self._write(effect, Durable(effect.token)),
             effects.TrimLog: lambda effect: self._write(effect, None),
-            effects.StageSnapshot: lambda effect: self._write(effect, None),
+            effects.StageSnapshot: lambda effect: self._write(effect, SnapshotStaged(effect.transfer)),
             effects.WriteLedger: lambda effect: self._write(effect, LedgerWritten(effect.write.mark.applied_index)),
             effects.InstallSnapshot: self._install,
             effects.LoadRows: self._load_rows,
@@ -388,7 +389,7 @@ class Machine:
     def _read_snapshot(self, wanted: effects.ReadSnapshot) -> None:
         copy = self._snapshots.get(wanted.transfer)
         if copy is not None:
-            rows, events, more = copy.page(wanted.after, CHUNK_ROWS)
+            rows, events, more = copy.page(wanted, CHUNK_ROWS)
             self._later(SnapshotRead(wanted.transfer, rows, events, more))
 
     def _close_snapshot(self, wanted: effects.CloseSnapshot) -> None:

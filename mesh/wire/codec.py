@@ -79,6 +79,14 @@ def decode_task(data: bytes) -> Task:
     return _task.decode(data)
 
 
+def decode_rows(records: list[bytes]) -> list[Task]:
+    """Tasks as another node's ledger store keeps them. Raises Rubbish."""
+    try:
+        return [_task.decode(record) for record in records]
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Rubbish(str(error)) from None
+
+
 def decode_summary(data: bytes) -> Summary:
     return _summary.decode(data)
 

@@ -23,6 +23,7 @@ from mesh.ledger.commands import (
     StartTask,
     SubmitTask,
 )
+from mesh.ledger.intake import whole
 from mesh.ledger.ledger import Ledger
 from mesh.ledger.retry import backoff_ms
 from mesh.ledger.task import DEAD, DISPATCHED, FINISHED, RUNNING
@@ -110,7 +111,9 @@ def test_a_table_put_down_and_taken_up_again_goes_on_the_same(history: list[list
             summary = decode_summary(encode(before.summary()))
             live = [decode_task(record) for record in rows.values()]
             finished.sort(key=lambda pair: before.finished_order.index(pair[0]))
-            ledger.restore(before.applied_index, TERM, before.digest, summary, live, finished)
+            ledger.restore(
+                before.applied_index, TERM, before.digest, summary, whole(live, finished, summary.finished_count)
+            )
         index = LogIndex(position + 1)
         batch = Batch(1_000 * index, commands)
         data = encode(batch)
@@ -204,6 +207,6 @@ def test_leases_survive_a_restart() -> None:
     before = log.ledger
     after = Ledger()
     live = [decode_task(row(task).record) for task in before.take_changes().tasks]
-    after.restore(before.applied_index, TERM, before.digest, before.summary(), live, [])
+    after.restore(before.applied_index, TERM, before.digest, before.summary(), whole(live, [], 0))
     assert {task_id: task.token for task_id, task in after.holder_leases(ANA).items()} == {RESIZE: 2}
     assert (after.nodes, after.at_ms, after.queue.first("image")) == (before.nodes, 2_000, None)

@@ -3,6 +3,7 @@
 from mesh.ids import FencingToken, LogIndex, NodeId, TaskId
 from mesh.ledger.applied import ALREADY, DONE, UNKNOWN, EndedLease
 from mesh.ledger.commands import AdmitNode, Batch, DrainNode, ElectLeader, FailNode, LeaveNode, StartTask
+from mesh.ledger.intake import whole
 from mesh.ledger.ledger import Ledger
 from mesh.ledger.task import NodeRecord
 from mesh.wire.codec import decode_summary, decode_task, encode
@@ -102,7 +103,7 @@ def test_a_restored_table_loses_leases_in_the_same_order() -> None:
     rows = sorted(before.take_changes().tasks, key=lambda task: task.task_id)
     live = [decode_task(encode(task)) for task in rows]
     summary = decode_summary(encode(before.summary()))
-    restored.restore(before.applied_index, TERM, before.digest, summary, live, [])
+    restored.restore(before.applied_index, TERM, before.digest, summary, whole(live, [], 0))
     batch = Batch(9_000, [FailNode(ANA, 1, "silent")])
     one = before.apply(LogIndex(3), TERM, batch, b"")
     two = restored.apply(LogIndex(3), TERM, batch, b"")

@@ -7,8 +7,26 @@ follow each other, a log trimmed beyond what the table covers.
 from dataclasses import dataclass, field
 
 from mesh.durable import Entry, HardState, LedgerMark, LedgerWrite, Recovered, TaskRow
-from mesh.effects import InstallSnapshot, LoadHistory, LoadRows, Persist, StageSnapshot, TrimLog, WriteLedger
-from mesh.events import Durable, Event, HistoryLoaded, LedgerWritten, RowsLoaded, SnapshotInstalled, SnapshotRead
+from mesh.effects import (
+    InstallSnapshot,
+    LoadHistory,
+    LoadRows,
+    Persist,
+    ReadSnapshot,
+    StageSnapshot,
+    TrimLog,
+    WriteLedger,
+)
+from mesh.events import (
+    Durable,
+    Event,
+    HistoryLoaded,
+    LedgerWritten,
+    RowsLoaded,
+    SnapshotInstalled,
+    SnapshotRead,
+    SnapshotStaged,
+)
 from mesh.ids import TaskId, Term
 
 Write = Persist | TrimLog | WriteLedger | StageSnapshot | InstallSnapshot
@@ -21,24 +39,44 @@ class Table:
     mark: LedgerMark | None = None
     rows: dict[TaskId, TaskRow] = field(default_factory=dict)
     events: list[tuple[int, bytes]] = field(default_factory=list)
+    changed: dict[TaskId, int] = field(default_factory=dict)
 
     def copy(self) -> "Table":
         """A read transaction: what stands here now, whatever is written afterwards."""
-        return Table(self.mark, dict(self.rows), list(self.events))
+        return Table(self.mark, dict(self.rows), list(self.events), dict(self.changed))
 
     def write(self, write: LedgerWrite) -> None:
         self.rows |= {row.task_id: row for row in write.rows}
+        self.changed |= {row.task_id: write.mark.applied_index for row in write.rows}
         for task_id in write.forgotten:
             self.rows.pop(task_id, None)
         self.events = [batch for batch in self.events if batch[0] >= write.events_from] + write.events
         self.mark = write.mark
 
-    def chunk(self, transfer: int, after: str, rows_max: int) -> SnapshotRead:
-        """The next few rows; all events come with the last of them."""
-        rest = sorted(task_id for task_id in self.rows if task_id > after)
-        more = rest[rows_max - 1] if len(rest) > rows_max else ""
-        rows = [self.rows[task_id] for task_id in rest[:rows_max]]
-        return SnapshotRead(transfer, rows, [] if more else self.events, more)
+    def chunk(self, wanted: ReadSnapshot, rows_max: int) -> SnapshotRead:
+        """The next few rows, live ones by id and then finished ones; all events come with the last of them."""
+        rest = sorted(
+            (place(cursor(row)), row)
+            for row in self.rows.values()
+            if (not wanted.after or place(cursor(row)) > place(wanted.after))
+            and (
+                not wanted.base
+                or place(cursor(row)) > place(wanted.upto)
+                or (not row.finished and self.changed[row.task_id] > wanted.base)
+            )
+        )
+        rows = [row for _, row in rest[:rows_max]]
+        more = cursor(rows[-1]) if len(rest) > rows_max else ""
+        return SnapshotRead(wanted.transfer, rows, [] if more else self.events, more)
+
+
+def cursor(row: TaskRow) -> str:
+    """What stands for this row between two pages."""
+    return f"f{row.finished}" if row.finished else f"t{row.task_id}"
+
+
+def place(after: str) -> tuple[int, str, int]:
+    return (1, "", int(after[1:])) if after.startswith("f") else (0, after[1:], 0)
 
 
 @dataclass
@@ -107,10 +145,14 @@ class Disk:
                 self._trim(write)
             case StageSnapshot():
                 self.staged = Table() if write.first else self.staged
+                for gone in [row for row in self.staged.rows.values() if 0 < row.finished <= write.forget_to]:
+                    del self.staged.rows[gone.task_id]
                 self.staged.rows |= {row.task_id: row for row in write.rows}
                 self.staged.events += write.events
+                return SnapshotStaged(write.transfer)
             case InstallSnapshot():
-                self.table, self.staged = Table(write.mark, self.staged.rows, self.staged.events), Table()
+                changed: dict[TaskId, int] = dict.fromkeys(self.staged.rows, write.mark.applied_index)
+                self.table, self.staged = Table(write.mark, self.staged.rows, self.staged.events, changed), Table()
                 self._restart_after(write.mark)
                 return SnapshotInstalled(write.transfer, self.recovered())
         return None

@@ -5,9 +5,10 @@ import pytest
 from mesh.config import DispatchConfig
 from mesh.documents import EventPage, Task
 from mesh.durable import LedgerMark
-from mesh.effects import CloseSnapshot, InstallSnapshot, OpenSnapshot, StageSnapshot, TrimLog, WriteLedger
+from mesh.effects import CloseSnapshot, InstallSnapshot, OpenSnapshot, ReadSnapshot, StageSnapshot, TrimLog, WriteLedger
 from mesh.events import SnapshotOpened, SnapshotRead
 from mesh.ids import NodeId, TaskId, Term
+from mesh.ledger.intake import Leftovers
 from mesh.messages import Action, Append, Question, SnapshotChunk, SnapshotOffer, SnapshotPull
 from mesh.node import transfers
 from mesh.node.transfers import GONE, PULLS_MAX, Transfers
@@ -136,7 +137,7 @@ def test_doubled_pulls_and_chunks_change_nothing() -> None:
     assert len(trio[ANA].node.transfers.sending[FIRST_TRANSFER].asked) == PULLS_MAX
     trio[ANA].are_reads_stuck = False
     for _ in range(PULLS_MAX):
-        trio.feed(ANA, trio[ANA].snapshots[FIRST_TRANSFER].chunk(FIRST_TRANSFER, pull.after, 6))
+        trio.feed(ANA, trio[ANA].snapshots[FIRST_TRANSFER].chunk(ReadSnapshot(FIRST_TRANSFER, pull.after, 0), 6))
     trio.run(300)
     assert_level(trio)
     assert [len(stage.rows) for stage in trio[EVA].effects(StageSnapshot)] == [6, 6, 6, 3]
@@ -273,7 +274,7 @@ def test_the_log_overtakes_the_table() -> None:
 
 def whole_table(trio: Trio, transfer: int) -> SnapshotChunk:
     """All of ana's table in one chunk."""
-    read = trio[ANA].disk.table.chunk(transfer, "", 1_000)
+    read = trio[ANA].disk.table.chunk(ReadSnapshot(transfer, "", 0), 1_000)
     return SnapshotChunk(transfer, "", read.rows, read.events, read.more)
 
 
@@ -361,7 +362,7 @@ def test_a_table_that_was_too_old_when_it_came_into_use_is_followed_by_another()
 def test_no_more_than_two_tables_are_sent_at_once() -> None:
     """A third follower has its turn when it is asked about next; nobody is offered two at a time."""
     trio = settled()
-    desk = Transfers(1, trio[ANA].node.raft, lambda mark: True)
+    desk = Transfers(1, trio[ANA].node.raft, lambda mark: True, Leftovers())
     assert desk.offer(BEN, 0) == [OpenSnapshot(FIRST_TRANSFER)]
     assert desk.offer(BEN, 0) == []
     assert desk.offer(EVA, 0) == [OpenSnapshot(FIRST_TRANSFER + 1)]
@@ -385,7 +386,7 @@ def test_a_follower_that_found_no_room_is_offered_a_table_once_there_is(monkeypa
 def test_a_snapshot_that_comes_to_nothing_before_anybody_asked_is_no_answer() -> None:
     """The store has nothing to offer: it says so unasked, and is asked again after 5 s."""
     trio = settled()
-    desk = Transfers(1, trio[ANA].node.raft, lambda mark: True)
+    desk = Transfers(1, trio[ANA].node.raft, lambda mark: True, Leftovers())
     desk.offer(BEN, 0)
     assert desk.read(SnapshotRead(FIRST_TRANSFER, [], [], GONE)) == []
     assert desk.pulled(EVA, SnapshotPull(FIRST_TRANSFER, ""), 10) == []

@@ -407,7 +407,7 @@ class Trio:
                 snapshot = host.snapshots.get(effect.transfer)
                 if snapshot is None:
                     return SnapshotRead(effect.transfer, [], [], GONE)
-                return snapshot.chunk(effect.transfer, effect.after, self.chunk_rows)
+                return snapshot.chunk(effect, self.chunk_rows)
 
     def _send(self, sender: NodeId, send: Send) -> None:
         assert send.to != sender, "a node does not write to itself"

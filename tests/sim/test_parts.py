@@ -5,8 +5,8 @@ import pytest
 
 from mesh.admission import Roll
 from mesh.durable import LedgerWrite, TaskRow
-from mesh.effects import Channel, InstallSnapshot, Persist, StageSnapshot, WriteLedger
-from mesh.events import Durable, Event, LedgerWritten, LinkDown, LinkUp, PeerMessage, SnapshotInstalled
+from mesh.effects import Channel, InstallSnapshot, Persist, ReadSnapshot, StageSnapshot, WriteLedger
+from mesh.events import Durable, Event, LedgerWritten, LinkDown, LinkUp, PeerMessage, SnapshotInstalled, SnapshotStaged
 from mesh.ids import LogIndex, NodeId, PersistToken, TaskId
 from mesh.sim.coverage import Coverage
 from mesh.sim.disk import Disk, Storage
@@ -249,7 +249,8 @@ def test_a_log_that_disagrees_with_the_table_at_its_mark_is_not_kept() -> None:
 
 
 def test_a_snapshot_is_read_in_pages_and_the_last_one_brings_the_events() -> None:
-    rows = {TaskId(f"t{number}"): msgspec.structs.replace(ROW, task_id=TaskId(f"t{number}")) for number in range(5)}
+    ids = [TaskId(f"t{number}") for number in range(5)]
+    rows = {task_id: msgspec.structs.replace(ROW, task_id=task_id, finished=0) for task_id in ids}
     written = Disk("n1")
     written.perform(WriteLedger(LedgerWrite(mark(2, 1), list(rows.values()), [], [(2, b"events")], 0)))
     copy = written.ledger.copy()
@@ -257,7 +258,7 @@ def test_a_snapshot_is_read_in_pages_and_the_last_one_brings_the_events() -> Non
     seen: list[str] = []
     after, pages = "", 0
     while pages == 0 or after:
-        page, events, after = copy.page(after, 2)
+        page, events, after = copy.page(ReadSnapshot(1, after, 0), 2)
         seen += [row.task_id for row in page]
         pages += 1
         assert events == ([] if after else [(2, b"events")])
@@ -269,7 +270,7 @@ def test_a_staged_table_takes_the_place_of_the_old_one() -> None:
     writer.storage.put(StageSnapshot(1, [ROW], [(8, b"events")], True))
     writer.storage.put(InstallSnapshot(1, mark(9, 4)))
     writer.pass_ms(200)
-    assert [type(event) for event in writer.told] == [SnapshotInstalled]
+    assert [type(event) for event in writer.told] == [SnapshotStaged, SnapshotInstalled]
     assert (writer.disk.ledger.rows, writer.disk.log.first_index) == ({ROW.task_id: ROW}, 10)
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from mesh.durable import Entry, EntryKind, HardState, LedgerMark, LedgerWrite, Recovered, TaskRow
 from mesh.effects import Persist
-from mesh.events import Durable, Event
+from mesh.events import Durable, Event, SnapshotStaged
 from mesh.ids import LogIndex, NodeId, PersistToken, TaskId, Term
 from mesh.storage.store import Store
 
@@ -29,8 +29,10 @@ class Disk:
             self.store.start()
 
     def next(self, kind: type[_E]) -> _E:
-        """The next event, which must be of this kind."""
+        """The next event, which must be of this kind. That rows were staged is passed over unless it is waited for."""
         event = self.events.get(timeout=WAIT_S)
+        while isinstance(event, SnapshotStaged) and kind is not SnapshotStaged:
+            event = self.events.get(timeout=WAIT_S)
         assert isinstance(event, kind), event
         return event
 
@@ -54,9 +56,9 @@ def disk(path: Path, *, node_id: str = "n1", cluster: str = "mesh-1", started: b
         opened.store.close()
 
 
-def recovered_from(path: Path) -> Recovered:
+def recovered_from(path: Path, *, node_id: str = "n1") -> Recovered:
     """What a node would start from now."""
-    with disk(path) as opened:
+    with disk(path, node_id=node_id) as opened:
         return opened.recovered
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mesh.durable import LedgerMark, Recovered, TaskRow
@@ -150,6 +151,11 @@ def _install(opened: Disk, at: LedgerMark, transfer: int = 9) -> Recovered:
     return installed.recovered
 
 
+def _but_for_rows(recovered: Recovered) -> Recovered:
+    """What is told of an installed table: the core has had its rows."""
+    return msgspec.structs.replace(recovered, live=[], finished=[], finished_last=0)
+
+
 def test_an_installed_table_replaces_the_old_one_and_the_log(tmp_path: Path) -> None:
     """The log had not got that far: it starts empty after entry 50. What the event says, a restart says too."""
     expected = Recovered(
@@ -164,7 +170,7 @@ def test_an_installed_table_replaces_the_old_one_and_the_log(tmp_path: Path) -> 
     with disk(tmp_path) as opened:
         _before_the_snapshot(opened)
         _stage(opened)
-        assert _install(opened, mark(50, term=3)) == expected
+        assert _install(opened, mark(50, term=3)) == _but_for_rows(expected)
     assert recovered_from(tmp_path) == expected
 
 
@@ -175,7 +181,7 @@ def test_a_log_that_passes_through_the_snapshot_keeps_what_comes_after(tmp_path:
         _stage(opened)
         installed = _install(opened, mark(4))
         assert (installed.entries, installed.before_term) == (entries(5, 6), 1)
-    assert recovered_from(tmp_path) == installed
+    assert _but_for_rows(recovered_from(tmp_path)) == installed
 
 
 def test_a_log_on_another_branch_is_dropped_as_a_whole(tmp_path: Path) -> None:
@@ -184,7 +190,7 @@ def test_a_log_on_another_branch_is_dropped_as_a_whole(tmp_path: Path) -> None:
         _stage(opened)
         installed = _install(opened, mark(4, term=2))
         assert (installed.entries, installed.before_term) == ([], 2)
-    assert recovered_from(tmp_path) == installed
+    assert _but_for_rows(recovered_from(tmp_path)) == installed
 
 
 def test_persists_around_an_install_keep_their_order(tmp_path: Path) -> None:
@@ -196,8 +202,8 @@ def test_persists_around_an_install_keep_their_order(tmp_path: Path) -> None:
         waiting.persist(2, *entries(51, 52, term=3), vote=vote(4))
         waiting.store.start()
         waiting.durable(1)
-        seen = [type(waiting.events.get(timeout=20)).__name__ for _ in range(2)]
-        assert sorted(seen) == ["Durable", "SnapshotInstalled"]
+        seen = [type(waiting.events.get(timeout=20)).__name__ for _ in range(4)]
+        assert sorted(seen) == ["Durable", "SnapshotInstalled", "SnapshotStaged", "SnapshotStaged"]
     found = recovered_from(tmp_path)
     assert (found.entries, found.before_term, found.hard_state) == (entries(51, 52, term=3), 3, vote(4))
 
@@ -238,8 +244,22 @@ def test_a_second_transfer_throws_away_what_the_first_had_staged(tmp_path: Path)
     with disk(tmp_path) as opened:
         _stage(opened, transfer=8, rows=[task("old 1"), task("old 2"), task("old 3")])
         _stage(opened, transfer=9)
-        assert _install(opened, mark(50)).live == [task("x")]
+        _install(opened, mark(50))
         assert not (tmp_path / "ledger-2.db").exists()
+    assert recovered_from(tmp_path).live == [task("x")]
+
+
+def test_a_transfer_goes_on_where_another_broke_off(tmp_path: Path) -> None:
+    """Rows of the first stay, but for those the second has newer ones of, and for what has been forgotten since."""
+    with disk(tmp_path) as opened:
+        first = [task("a"), task("b"), task("c", finished=1), task("d", finished=2)]
+        opened.store.perform(StageSnapshot(8, first, [], first=True, as_of=LogIndex(40)))
+        rest = [task("a", record=b"newer"), task("b", finished=3), task("c")]
+        opened.store.perform(StageSnapshot(9, rest, [], first=False, as_of=LogIndex(50), forget_to=1))
+        _install(opened, mark(50))
+    found = recovered_from(tmp_path)
+    assert found.live == [task("a", record=b"newer"), task("c")]
+    assert [task_id for task_id, _ in found.finished] == ["d", "b"]
 
 
 def test_two_installs_in_quick_succession(tmp_path: Path) -> None:

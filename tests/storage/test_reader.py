@@ -16,8 +16,8 @@ from mesh.effects import (
     WriteLedger,
 )
 from mesh.events import HistoryLoaded, LedgerWritten, RowsLoaded, SnapshotInstalled, SnapshotOpened, SnapshotRead
-from mesh.ids import TaskId
-from tests.storage.disk import Disk, disk, ledger_write, mark, task
+from mesh.ids import LogIndex, TaskId
+from tests.storage.disk import Disk, disk, ledger_write, mark, recovered_from, task
 
 
 def _write(opened: Disk, write: object) -> None:
@@ -124,7 +124,8 @@ def test_a_snapshot_is_as_of_one_moment_while_writing_goes_on(tmp_path: Path) ->
             changed = [task(f"t{n:04}", record=b"changed %d" % pages) for n in range(0, 1_000, 7)]
             added = task(f"t{pages}-added")
             _write(opened, ledger_write(300 + pages, *changed, added, forgotten=("t0003",), events_from=pages))
-        assert (found, history) == (rows, events)
+        in_order = [row for row in rows if not row.finished] + sorted(rows, key=lambda row: row.finished)[200:]
+        assert (found, history) == (in_order, events)
         assert pages > 10
 
 
@@ -140,7 +141,7 @@ def test_pages_of_any_size_make_the_same_whole(tmp_path: Path, bytes_max: int, p
         pages = [_page(opened, 1, "", bytes_max)]
         while pages[-1].more:
             pages.append(_page(opened, 1, pages[-1].more, bytes_max))
-        assert [row for page in pages for row in page.rows] == rows
+        assert [row for page in pages for row in page.rows] == [*rows[:2], rows[3], rows[2]]
         assert [event for page in pages for event in page.events] == events
         assert all(page.rows or page.events for page in pages)
         assert len(pages) == pages_wanted
@@ -212,8 +213,40 @@ def test_what_one_node_sends_another_can_install(tmp_path: Path) -> None:
             page = _page(ana, 1, page.more, 2_000)
             ben.store.perform(StageSnapshot(1, page.rows, page.events, first=False))
         ben.store.perform(InstallSnapshot(1, at))
-        installed = ben.next(SnapshotInstalled).recovered
-        assert installed.live == rows[:101]
-        assert [name for name, _ in installed.finished] == [row.task_id for row in rows[101:]]
+        assert ben.next(SnapshotInstalled).recovered.mark == at
         ben.store.perform(LoadHistory(1, after=0))
         assert ben.next(HistoryLoaded).batches == [(79, b"a"), (80, b"b")]
+    installed = recovered_from(tmp_path / "n2", node_id="n2")
+    assert installed.live == rows[:101]
+    assert [name for name, _ in installed.finished] == [row.task_id for row in rows[101:]]
+
+
+@pytest.mark.parametrize(
+    ("upto", "wanted"),
+    [
+        ("tb", ["b 2", "c", "d", "g", "h", "e 2", "f 2"]),
+        ("tc", ["b 2", "d", "g", "h", "e 2", "f 2"]),
+        ("f1", ["b 2", "g", "e 2", "f 2"]),
+        ("f2", ["b 2", "g", "f 2"]),
+        ("nonsense", ["b 2", "g", "h", "e 2", "f 2"]),
+    ],
+)
+def test_of_rows_another_has_sent_only_those_that_changed_are_read(
+    tmp_path: Path, upto: str, wanted: list[str]
+) -> None:
+    """As of entry 1 somebody has sent rows up to a cursor; meanwhile b changed, g came, and e and f finished."""
+    with disk(tmp_path) as opened:
+        _write(opened, ledger_write(1, *(task(name) for name in "abcdef"), task("h", finished=1)))
+        changed = [task("b", record=b"b 2"), task("g", record=b"g")]
+        ended = [task("e", record=b"e 2", finished=2), task("f", record=b"f 2", finished=3)]
+        _write(opened, ledger_write(2, *changed, *ended))
+        opened.store.perform(OpenSnapshot(1))
+        opened.next(SnapshotOpened)
+        found: list[str] = []
+        after, pages = "", 0
+        while pages == 0 or after:
+            opened.store.perform(ReadSnapshot(1, after, 1, LogIndex(1), upto))
+            page = opened.next(SnapshotRead)
+            found += [row.record.decode() if len(row.record) < 4 else row.task_id for row in page.rows]
+            after, pages = page.more, pages + 1
+        assert found == wanted
