@@ -20,6 +20,7 @@ _COMMANDS = {
     "raft": "nodes.cli.raft:raft",
     "key": "nodes.cli.key:key",
     "bench": "nodes.cli.bench:bench",
+    "chaos": "nodes.cli.chaos:chaos",
 }
 
 

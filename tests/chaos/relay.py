@@ -1,4 +1,5 @@
-"""A process of its own that holds packets back: `python -m tests.chaos.relay TAP`, rules as JSON lines on stdin.
+"""A process of its own that holds packets back: `python -m tests.chaos.relay TAP`, rules as JSON lines on stdin,
+each answered by a line.
 
 It is a host on the bridge. A frame sent to 02:01:00:00:A:B is on its way from node A to node B; it is late by
 `delay_ms` plus something up to `jitter_ms`, or lost, and goes on to 02:00:00:00:00:B. Frames of one direction keep
@@ -85,6 +86,7 @@ async def main(tap: str) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
         relay.rule(line.decode())
+        print("done", flush=True)
 
 
 if __name__ == "__main__":

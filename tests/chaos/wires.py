@@ -55,11 +55,12 @@ class Wires:
     def slow(self, pairs: Iterable[tuple[int, int]], *, delay_ms: int, jitter_ms: int, loss: float) -> None:
         """Packets of these directions are late, and some are lost. TCP makes stalls of that."""
         relay = self._start_relay()
-        assert relay.stdin is not None
+        assert relay.stdin is not None and relay.stdout is not None
         for a, b in pairs:
             rule = {"pair": [a, b], "delay_ms": delay_ms, "jitter_ms": jitter_ms, "loss": loss}
             relay.stdin.write(json.dumps(rule) + "\n")
-        relay.stdin.flush()
+            relay.stdin.flush()
+            relay.stdout.readline()
         self._point({(a, b): _DETOUR.format(a, b) for a, b in pairs})
 
     def reset(self, node: int, others: Iterable[int]) -> None:
@@ -127,6 +128,10 @@ class Wires:
             for a, b in self._pairs():
                 do("bridge", "fdb", "replace", _DETOUR.format(a, b), "dev", TAP, "master", "static")
             self._relay = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.relay", TAP], stdin=subprocess.PIPE, text=True, cwd=ROOT
+                [sys.executable, "-m", "tests.chaos.relay", TAP],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=ROOT,
             )
         return self._relay

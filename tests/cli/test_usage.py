@@ -126,7 +126,7 @@ def test_every_command_of_every_group_has_help_with_the_shared_options() -> None
         "task submit;task show;task list;task result;task watch;task explain;task cancel;task retry;"
         "dlq list;dlq show;dlq retry;dlq drop;raft status;raft transfer;raft add-voter;raft remove-voter;"
         "raft recover;key new;"
-        "bench submit;bench latency;bench failover".split(";")
+        "bench submit;bench latency;bench failover;chaos".split(";")
     )
 
 
