@@ -1,7 +1,7 @@
 """How a node finds the mesh it is to take part in: it asks, as a client, whoever it was given."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,8 +59,30 @@ def _reachable(status: Status) -> tuple[tuple[NodeId, str], ...]:
     return tuple((NodeId(node.id), node.address) for node in status.nodes if node.admin != "left" and node.address)
 
 
-async def look(seeds: Sequence[str], secret_file: Path | None) -> Found | None:
-    """Who is there; None if nobody answers just now. For a node that waits to be taken in."""
+async def knock(
+    seeds: Sequence[str],
+    secret_file: Path | None,
+    found: Found | None,
+    is_taken_in: Callable[[], bool],
+    dial: Callable[[Found], bool],
+) -> None:
+    """Until this node is taken in, let it dial whoever is there: by that they hear of it. Members are dialled anyway.
+
+    `found` is what is known already. Given up when `dial` says so.
+    """
+    while not is_taken_in():
+        if not seeds:
+            LOG.warning("does not take part in a mesh yet; name some nodes of one with --join")
+            return
+        found = found or await _look(seeds, secret_file)
+        if found is not None and not dial(found):
+            return
+        found = None
+        await asyncio.sleep(ASK_AGAIN_S)
+
+
+async def _look(seeds: Sequence[str], secret_file: Path | None) -> Found | None:
+    """Who is there; None if nobody answers just now."""
     try:
         return await ask(",".join(seeds), secret_file)
     except (MeshError, OSError) as error:

@@ -9,6 +9,7 @@ import gc
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from random import Random, SystemRandom
 from typing import Any
 
@@ -22,7 +23,7 @@ from mesh.storage.store import Store
 from mesh.transport.handshake import PROTOCOL, Identity
 from mesh.transport.zeromq import Transport
 from nodes.agents import Agents, AgentsRefused
-from nodes.joining import ASK_AGAIN_S, Found, look
+from nodes.joining import Found, knock
 from nodes.opening import Opened, open_directory, refuse_other_mesh
 from nodes.perform import Performer
 from nodes.settings import NodeSettings, SettingsRefused
@@ -70,6 +71,7 @@ class Process:
 
     async def run(self) -> int:
         """Serve until told to stop. Returns the exit code."""
+        settings = self._settings
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_signal)
         opened = await self._open()
@@ -91,7 +93,10 @@ class Process:
         self._loop.set_exception_handler(self._on_exception)
         background = [
             self._loop.create_task(self._start_agents(), name="start agents"),
-            self._loop.create_task(self._knock(opened), name="knock"),
+            self._loop.create_task(
+                knock(settings.seeds, settings.secret_file, opened.found, self._is_member, partial(self._dial, opened)),
+                name="knock",
+            ),
         ]
         code = await self._ended
         for task in background:
@@ -154,6 +159,7 @@ class Process:
             trouble=opened.trouble,
         )
         self._node = Node(config, opened.recovered, Random(SystemRandom().getrandbits(64)), now_ms)
+        self._refuse_to_move()
         self._store.start()
         self._is_running = True
         gc.collect()
@@ -162,6 +168,16 @@ class Process:
         if isinstance(self._loop, WatchedLoop):
             self._loop.watch.begin()
         self._end_turn()
+
+    def _refuse_to_move(self) -> None:
+        """A member lives at the address its mesh knows, where the others listen to it. Raises StoreRefused."""
+        member = self._node.raft.configuration.member(NodeId(self._settings.id))
+        if member is not None and self._is_member() and member.address and not self._settings.is_at(member.address):
+            raise StoreRefused(
+                f"{member.node_id} takes part in its mesh as {member.address}, and nobody would hear it at "
+                f"{self._settings.address}: give it the address it had, or an empty --data-dir and --join after "
+                f"`mesh node forget {member.node_id}`."
+            )
 
     async def _start_agents(self) -> None:
         try:
@@ -175,20 +191,8 @@ class Process:
         self._agents_ready = True
         self._check_ready()
 
-    async def _knock(self, opened: Opened) -> None:
-        """Until this node is taken in, dial whoever is there: by that they hear of it. Members are dialled anyway."""
-        settings, found = self._settings, opened.found
-        while not self._is_member():
-            if not settings.seeds:
-                LOG.warning("does not take part in a mesh yet; name some nodes of one with --join")
-                return
-            found = found or await look(settings.seeds, settings.secret_file)
-            if found is not None and not self._dial(opened, found):
-                return
-            found = None
-            await asyncio.sleep(ASK_AGAIN_S)
-
     def _dial(self, opened: Opened, found: Found) -> bool:
+        """Dial whom the seeds know of. False if they are of another mesh, which ends this node."""
         try:
             refuse_other_mesh(opened, found, self._settings)
         except StoreRefused as error:

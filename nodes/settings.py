@@ -55,7 +55,12 @@ class NodeSettings:
     @property
     def address(self) -> str:
         """Where others reach this node."""
-        return self.advertise or self.bind
+        return self.advertise or dict(self.voters).get(self.id) or self.bind
+
+    def is_at(self, address: str) -> bool:
+        """Whether these settings put this node at HOST:PORT. Raises TransportRefused."""
+        told = (self.address, dict(self.voters).get(self.id) or self.address)
+        return parse(address) in [parse(one) for one in told]
 
     @property
     def founding(self) -> tuple[tuple[str, str], ...]:

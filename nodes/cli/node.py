@@ -52,7 +52,9 @@ def node() -> None:
 @node.command("run")
 @click.option("--id", "id", metavar="ID", help="This node's name.  [required, here or in the file]")
 @click.option("--bind", metavar="HOST:PORT", help="First of its four ports.  [default: 127.0.0.1:21000]")
-@click.option("--advertise", metavar="HOST:PORT", help="Where others reach it.  [default: as --bind]")
+@click.option(
+    "--advertise", metavar="HOST:PORT", help="Where others reach it.  [default: as --voters says, else --bind]"
+)
 @click.option("--voters", metavar="ID@HOST:PORT,...", help="The founding nodes; the same list on each of them.")
 @click.option("--join", metavar="HOST:PORT,...", help="Some nodes of a mesh that runs, to take part in it.")
 @click.option("--app", multiple=True, metavar="MOD:ATTR", help="User code to run (may be repeated).")

@@ -190,6 +190,26 @@ def test_two_nodes_whose_data_directories_were_swapped_do_not_start(tmp_path: Pa
 
 
 @pytest.mark.timeout(60)
+def test_a_member_does_not_start_where_nobody_would_hear_it(tmp_path: Path) -> None:
+    """The others listen at the address it had. It says what to do, and that works."""
+
+    async def story() -> None:
+        async with real_mesh(tmp_path, most=5) as (mesh, client):
+            assert await mesh.stop("n3") == (0, "")
+            at, mesh.places["n3"] = mesh.places["n3"], mesh.places["n5"]
+            mesh.start_bare("n3")
+            code, said = await mesh.end("n3")
+            assert code == 1 and f"takes part in its mesh as {at}" in said and "mesh node forget n3" in said
+            await client.forget("n3")
+            shutil.rmtree(mesh.data("n3"))
+            mesh.join("n3", seeds=["n1"])
+            await mesh.ready("n3")
+            await until(client, lambda s: voters(s) == ["n1", "n2", "n3"] and everybody_is_healthy(s))
+
+    asyncio.run(story())
+
+
+@pytest.mark.timeout(60)
 def test_nodes_of_two_protocols_are_one_mesh(tmp_path: Path) -> None:
     """A rolling upgrade: three speak the version before, then one after the other the latest. Work goes on."""
 
