@@ -49,7 +49,7 @@ class Pump:
         self._turning = False
         self._scheduled = False
         self._closed = False
-        loop.add_reader(self._selector.fileno(), self._turn)
+        loop.add_reader(self._selector.fileno(), self._signalled)
         self._tick = loop.call_later(TICK_MS / 1_000, self._ticked)
 
     def watch(self, source: Source) -> None:
@@ -93,6 +93,12 @@ class Pump:
         if not self._scheduled and not self._closed:
             self._scheduled = True
             self._loop.call_soon(self._turn)
+
+    def _signalled(self) -> None:
+        """A turn that is scheduled will do: one more for every signal would, under a flood, schedule one more in every
+        round of the loop, and keep it from its timers for longer and longer."""
+        if not self._scheduled:
+            self._turn()
 
     def _turn(self) -> None:
         if self._closed:

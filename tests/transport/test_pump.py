@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import zmq
@@ -96,6 +97,29 @@ async def test_timers_run_while_a_socket_is_flooded() -> None:
         rang: asyncio.Future[int] = loop.create_future()
         loop.call_later(0.001, lambda: rang.set_result(len(notes)))
         assert await rang < 50_000
+        pump.unwatch(data)
+        data.close()
+        pump.close()
+
+
+@played
+async def test_one_round_of_the_loop_reads_one_turn_of_a_flood() -> None:
+    """20,000 messages wait, and the socket signals them all the time. In each round of the loop one turn reads, from
+    the first round to the last, so that a timer never waits for more than its share."""
+    notes: list[str] = []
+    loop = asyncio.get_running_loop()
+    with zmq.Context() as context:
+        pump = Pump(loop, lambda: None)
+        data = _Pipe(context, "data", 2, notes)
+        for _ in range(20_000):
+            data.peer.send(b"")
+        data.read = lambda _: data.peer.send(b"") if len(notes) < 40_000 else None
+        pump.watch(data)
+        rounds = [0]
+        while rounds[-1] < 50_000:
+            await asyncio.sleep(0)
+            rounds.append(len(notes))
+        assert max(later - earlier for earlier, later in pairwise(rounds)) <= BUDGET
         pump.unwatch(data)
         data.close()
         pump.close()

@@ -10,7 +10,7 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -18,42 +18,37 @@ import pytest
 
 from mesh.effects import Channel
 from mesh.events import ClientGone, ClientMessage, Event, GossipReceived, LinkDown, LinkUp, PeerMessage
-from mesh.transport import CLIENT, Identity, link, sockets
+from mesh.transport import CLIENT, Identity, sockets
 from mesh.transport.address import parse
 from mesh.transport.handshake import Notary
 from mesh.transport.link import Link, LinkOwner, LinkState, Surroundings
-from mesh.transport.pump import Pump
-from mesh.transport.sockets import Sockets
+from mesh.transport.pump import BUDGET, Pump
+from mesh.transport.sockets import QUEUED_MAX, Sockets
 from mesh.transport.tally import Tally
 from tests.transport.stage import ANA, BEN, ROOT, Stage, free_base, played, stage, understudy
 
 
 class Pulse:
-    """A timer due every `period_ms`, and how late it was each time, in milliseconds."""
+    """A timer due every `period_ms` that does something; `due` is when the next one is, in seconds of the loop."""
 
-    def __init__(self, period_ms: int) -> None:
-        self.late_ms: list[float] = []
+    def __init__(self, period_ms: int, deed: Callable[[], object]) -> None:
+        self.beats = 0
+        self._deed = deed
         self._loop = asyncio.get_running_loop()
         self._period_s = period_ms / 1_000
-        self._due = self._loop.time() + self._period_s
-        self._timer = self._loop.call_at(self._due, self._beat)
+        self._arm()
+
+    def _arm(self) -> None:
+        self.due = self._loop.time() + self._period_s
+        self._timer = self._loop.call_at(self.due, self._beat)
 
     def _beat(self) -> None:
-        now = self._loop.time()
-        self.late_ms.append((now - self._due) * 1_000)
-        self._due = now + self._period_s
-        self._timer = self._loop.call_at(self._due, self._beat)
-        self.beaten()
-
-    def beaten(self) -> None:
-        """Called at every beat."""
+        self.beats += 1
+        self._deed()
+        self._arm()
 
     def stop(self) -> None:
         self._timer.cancel()
-
-
-def _nth(values: list[float], percent: int) -> float:
-    return sorted(values)[len(values) * percent // 100]
 
 
 @contextlib.asynccontextmanager
@@ -77,58 +72,63 @@ async def _heckler(base: int, seconds: float) -> AsyncIterator[asyncio.subproces
 
 @played
 async def test_e03_a_flooded_port_delays_neither_timers_nor_control() -> None:
-    """E3: a client in another process says all it can to Ana's data port, for a second. Her timers are on time
-    meanwhile, and what Ben says on ctl is heard soon."""
+    """E3: a client in another process says all it can to Ana's data port. A timer that is due runs after no more of
+    that than one turn reads, and what Ben says on ctl is heard long before all that waits on data is.
+
+    Counted in messages and not in milliseconds, so that it means the same on a busy machine.
+    """
     with stage() as s:
         ana, ben = await s.pair()
         loop = asyncio.get_running_loop()
-        waits_ms: list[float] = []
-        booed = 0
+        booed, overdue, overdue_max = 0, 0, 0
+        waits: list[int] = []
 
         def hear(event: Event) -> None:
-            nonlocal booed
+            nonlocal booed, overdue
             if isinstance(event, ClientMessage):
                 booed += 1
+                overdue += loop.time() > pulse.due
             elif isinstance(event, PeerMessage):
-                waits_ms.append((loop.time() - float(event.data)) * 1_000)
+                waits.append(booed - int(event.data))
 
+        def beat() -> None:
+            nonlocal overdue, overdue_max
+            overdue, overdue_max = 0, max(overdue, overdue_max)
+            assert ben.transport.send(ANA, Channel.CTL, b"%d" % booed)
+
+        pulse = Pulse(5, beat)
         ana.on_event = hear
         async with _heckler(ana.base, 1.0):
-            await s.sees(lambda: booed)
-            pulse = Pulse(10)
-            pulse.beaten = lambda: assert_sent(ben.transport.send(ANA, Channel.CTL, b"%f" % loop.time()))  # type: ignore[method-assign]
-            await s.sees(lambda: [event for event in ana.events if isinstance(event, ClientGone)])
-            pulse.stop()
+            await s.sees(lambda: any(type(event) is ClientGone for event in ana.events[-8:]), within_ms=15_000)
+        pulse.stop()
         assert booed > 10_000
-        assert len(waits_ms) > 20
-        assert _nth(pulse.late_ms, 50) < 20
-        assert _nth(waits_ms, 50) < 20
-        assert _nth(waits_ms, 90) < 100
-
-
-def assert_sent(sent: bool) -> None:
-    assert sent
+        assert overdue_max <= 2 * BUDGET
+        assert len(waits) > 20
+        assert sorted(waits)[len(waits) // 2] < 20 * BUDGET
 
 
 @played
 async def test_e04_a_loop_that_stands_still_loses_nothing() -> None:
-    """E4: Ben's loop hangs for two seconds, in another process, while Ana sends as much as is taken. No link breaks,
-    libzmq does not abort, and when he goes on everything that was taken comes back."""
+    """E4: Ben's loop hangs for two seconds, in another process, while Ana goes on sending, nearly as much as a queue
+    holds. No link breaks, libzmq does not abort, and when he goes on all of it comes back, in order."""
     with stage() as s:
         ana, base = s.node("ana"), free_base()
         async with understudy("ben", base) as ben:
             ana.transport.dial(BEN, f"127.0.0.1:{base}")
             await ana.hears(LinkUp(BEN, 1))
             assert ana.transport.send(BEN, Channel.DATA, b"pause 2")
-            began, taken = time.monotonic(), 0
-            while time.monotonic() - began < 1.5:
-                while ana.transport.send(BEN, Channel.DATA, b"%d" % taken + b" " * 4_096):
-                    taken += 1
-                await asyncio.sleep(0.01)
-            assert taken > 1_000
+            began, said = (
+                time.monotonic(),
+                [b"%d" % i + b" " * 4_096 for i in range(QUEUED_MAX[Channel.DATA] * 9 // 10)],
+            )
+            for i, data in enumerate(said):
+                assert ana.transport.send(BEN, Channel.DATA, data)
+                if i % 10 == 0:
+                    await asyncio.sleep(0.01)
+            assert time.monotonic() - began < 2
             assert ana.told(PeerMessage) == []
-            await ana.hears(PeerMessage(BEN, b"%d" % (taken - 1) + b" " * 4_096))
-            assert [int(event.data) for event in ana.told(PeerMessage)] == list(range(taken))
+            await s.sees(lambda: len(ana.told(PeerMessage)) == len(said))
+            assert [event.data for event in ana.told(PeerMessage)] == said
             assert LinkDown(BEN) not in ana.events
             assert ben.returncode is None
 
@@ -190,16 +190,14 @@ async def test_e22_a_restarted_node_is_found_again_by_300_at_once() -> None:
             await s.sees(lambda: crowd.up == 300)
             ana.transport.close()
             await s.sees(lambda: crowd.up == 0)
-            pulse, said = Pulse(20), iter(range(1_000_000))
-            pulse.beaten = lambda: eva.transport.publish(b"%d" % next(said))  # type: ignore[method-assign]
+            pulse = Pulse(20, lambda: eva.transport.publish(b"well"))
             began = time.monotonic()
             s.node("ana", base=ana.base, incarnation=2)
             await s.sees(lambda: crowd.up == 300)
             assert time.monotonic() - began < 3
             pulse.stop()
         assert ben.told(LinkDown) == []
-        assert len(ben.told(GossipReceived)) > 5
-        assert _nth(pulse.late_ms, 50) < 50
+        assert len(ben.told(GossipReceived)) >= pulse.beats - 1 > 1
 
 
 @played
@@ -220,40 +218,25 @@ async def test_e23_500_connections_at_once_are_taken() -> None:
 
 
 @played
-async def test_e33_a_bulk_transfer_does_not_delay_control() -> None:
-    """E33: Ana sends Ben megabytes for a second, as many as the queue takes. What she says on ctl meanwhile is
-    answered soon."""
+async def test_e33_a_bulk_transfer_does_not_stand_in_the_way_of_control() -> None:
+    """E33: Ana sends chunks of a snapshot until neither side's bulk queue takes more, as Ben does not read. What she
+    says on ctl then is there all the same, before he has read one chunk."""
     with stage() as s:
-        ana, base = s.node("ana"), free_base()
-        loop = asyncio.get_running_loop()
-        waits_ms: list[float] = []
-
-        def hear(event: Event) -> None:
-            if isinstance(event, PeerMessage):
-                waits_ms.append((loop.time() - float(event.data)) * 1_000)
-
-        async with understudy("ben", base):
-            ana.transport.dial(BEN, f"127.0.0.1:{base}")
-            await ana.hears(LinkUp(BEN, 1))
-            ana.transport.send(BEN, Channel.BULK, b"opens the link")
-            bulk = ana.transport._peers[BEN].links[Channel.BULK]
-            async with asyncio.timeout(2):
-                while bulk.state is not LinkState.UP:
-                    await asyncio.sleep(0.001)
-            ana.on_event = hear
-            chunk, sent, pulse = b"x" * (1 << 20), 0, Pulse(20)
-            pulse.beaten = lambda: assert_sent(ana.transport.send(BEN, Channel.CTL, b"%f" % loop.time()))  # type: ignore[method-assign]
-            began = time.monotonic()
-            while time.monotonic() - began < 1:
-                while ana.transport.send(BEN, Channel.BULK, chunk):
-                    sent += 1
+        ana, ben = await s.pair()
+        assert not ana.transport.send(BEN, Channel.BULK, b"opens the link")
+        async with asyncio.timeout(2):
+            while not ana.transport.send(BEN, Channel.BULK, b"open"):
                 await asyncio.sleep(0.001)
-            pulse.stop()
-            await s.sees(lambda: len(waits_ms) == len(pulse.late_ms))
-        assert sent > 64
-        assert len(waits_ms) > 10
-        assert _nth(waits_ms, 50) < 50
-        assert LinkDown(BEN) not in ana.events
+        await ben.hears(PeerMessage(ANA, b"open"))
+        chunk, sent = b"x" * (1 << 20), 0
+        while ana.transport.send(BEN, Channel.BULK, chunk):
+            sent += 1
+        assert sent >= QUEUED_MAX[Channel.BULK]
+        assert ana.transport.send(BEN, Channel.CTL, b"word")
+        assert ben.transport._listeners[Channel.CTL].socket.poll(2_000)
+        assert ben.told(PeerMessage) == [PeerMessage(ANA, b"open")]
+        await s.sees(lambda: len(ben.told(PeerMessage)) == sent + 2)
+        assert (ana.told(LinkDown), ben.told(LinkDown)) == ([], [])
 
 
 def _half_open(port: int, number: int) -> list[socket.socket]:
@@ -335,4 +318,3 @@ async def test_e48_a_thousand_links_to_one_node() -> None:
             took_s, each = time.monotonic() - began, (_resident_bytes() - before) / 1_000
         assert took_s < 6
         assert each < 250_000
-        assert link.RETRY_MS[1] < 6_000
