@@ -5,7 +5,10 @@ crash that is right: the rest was never synced, hence never promised. But if a b
 after it is gone, although each commit had been synced (the loss of NATS 7549, consensus D3). The two differ: a
 transaction is begun only after the sync of the one before, so a good frame right behind a commit proves that this
 commit, and all before it, were durable. What cannot be told apart is damage in the very last transaction; it counts
-as cut off, and Raft's quorum covers it.
+as cut off, and Raft's quorum covers it (unless the task table has seen it durable, see `witness`).
+
+The header of the log, 32 bytes, is taken to be written whole or not at all, as disks write sectors. One that is torn
+counts as damaged: that may cost a node its directory, never the mesh an entry.
 
 Format: sqlite.org/fileformat2.html, section 4.
 """

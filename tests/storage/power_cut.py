@@ -11,6 +11,9 @@ from mesh.events import Durable, Event, LedgerWritten
 from tests.storage.faulty_disk import Call
 
 
+SECTOR_BYTES = 512
+
+
 @dataclass
 class _File:
     """What is synced, and what was written since."""
@@ -24,18 +27,25 @@ class _File:
         self.pending = []
 
     def after_the_cut(self, dice: Random) -> bytes:
-        """Each write since the last sync is there, or not, or in part, or garbage, whatever became of the others."""
+        """Each write since the last sync is there, or not, or in part, or garbage, whatever became of the others. One
+        within a sector is there or not: disks write sectors whole.
+        """
         content = bytearray(self.synced)
         for call in self.pending:
             fate = dice.random()
-            if call.kind == "truncate" or fate < 0.5:
-                if fate < 0.5:
-                    _apply(content, call)
+            if fate < 0.5:
+                _apply(content, call)
+            elif call.kind == "truncate" or _is_within_a_sector(call):
+                continue
             elif fate < 0.7:
                 _apply(content, Call(call.kind, call.name, 0, call.offset, call.data[: dice.randrange(len(call.data))]))
             elif fate < 0.8:
                 _apply(content, Call(call.kind, call.name, 0, call.offset, dice.randbytes(len(call.data))))
         return bytes(content)
+
+
+def _is_within_a_sector(call: Call) -> bool:
+    return call.offset // SECTOR_BYTES == (call.offset + len(call.data) - 1) // SECTOR_BYTES
 
 
 def _apply(content: bytearray, call: Call) -> None:
