@@ -13,6 +13,7 @@ from mesh.ledger.task import PENDING, SCHEDULED, Task
 Entry = tuple[int, int, int, Task]
 """(priority or due time, order, ticket, task). Tickets are unique, so tasks are never compared."""
 
+POSITIONS_MAX = 10_000
 STALE_MIN = 64
 """As many entries that do not count are always put up with."""
 
@@ -99,9 +100,20 @@ class Queue:
         return task
 
     def position(self, task: Task) -> int:
-        """How many ready tasks of the same capability come before this one. Linear: for `explain`, not for dispatch."""
+        """How many ready tasks of the same capability come before this one; POSITIONS_MAX if they are as many or more.
+
+        Looks only at those, from the front of the heap down: nothing below an entry comes before it.
+        """
+        heap = self._ready.get(task.spec.capability, [])
         mine = (task.spec.priority, task.order)
-        return sum(1 for entry in self._ready.get(task.spec.capability, ()) if entry[:2] < mine and _is_valid(entry))
+        before = 0
+        places = [0]
+        while places and before < POSITIONS_MAX:
+            place = places.pop()
+            if place < len(heap) and heap[place][:2] < mine:
+                before += _is_valid(heap[place])
+                places += (2 * place + 1, 2 * place + 2)
+        return before
 
     def rebuild(self, tasks: list[Task]) -> None:
         """Start afresh from these tasks."""

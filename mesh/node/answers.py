@@ -1,7 +1,6 @@
 """Documents made from what a node knows: status, tasks, dead letters, events, explanations."""
 
 from collections.abc import Iterable, Sequence
-from heapq import nsmallest
 from itertools import chain
 
 import msgspec
@@ -15,6 +14,7 @@ from mesh.gossip.detector import Detector
 from mesh.gossip.members import Health
 from mesh.ids import NodeId
 from mesh.ledger.ledger import Ledger
+from mesh.ledger.queue import POSITIONS_MAX
 from mesh.ledger.task import (
     DEAD,
     DISPATCHED,
@@ -86,23 +86,6 @@ class Answers:
             stale=stale,
         )
 
-    def live_tasks(self, states: tuple[int, ...], capability: str, after: str, limit: int) -> list[Task]:
-        """Tasks in memory that match, in order of id, after a cursor; one more than `limit` at most."""
-        tasks = self._ledger.tasks
-        matching = (task_id for task_id, task in tasks.items() if task_id > after and matches(task, states, capability))
-        # A few out of perhaps a million: to sort them all would keep the loop for a second.
-        return [tasks[task_id] for task_id in nsmallest(limit + 1, matching)]
-
-    def dead_letters(self, after: str, limit: int) -> documents.DeadLetterPage:
-        dead = self.live_tasks((DEAD,), "", after, limit)
-        letters = [
-            documents.DeadLetter(
-                task.spec.task_id, task.spec.capability, task.attempts, task.error, task.finished_at_ms
-            )
-            for task in dead[:limit]
-        ]
-        return documents.DeadLetterPage(letters, letters[-1].id if len(dead) > limit else None)
-
     def explanation(self, task: Task) -> documents.Explanation:
         """Why a task is where it is, in words. What the nodes could do about it only a leader in office knows."""
         dispatcher = self._dispatcher
@@ -136,10 +119,11 @@ class Answers:
         if task.state == SCHEDULED:
             return "scheduled", f"It waits for its time, after {task.attempts} attempts.", None
         position = self._ledger.queue.position(task)
+        before = f"{position:,}" if position < POSITIONS_MAX else f"{POSITIONS_MAX:,} or more"
         if any(verdict.fits for verdict in verdicts):
-            return "next", f"A node is free for it; {position} tasks are before it.", position
+            return "next", f"A node is free for it; {before} tasks are before it.", position
         whys = "; ".join(f"{verdict.node} {verdict.why}" for verdict in verdicts)
-        return "no_free_node", f"{position} tasks are before it, and no node is free: {whys}.", position
+        return "no_free_node", f"{before} tasks are before it, and no node is free: {whys}.", position
 
     def raft_status(self) -> documents.RaftStatus:
         raft = self._raft

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mesh import documents
 from mesh.effects import Channel, LoadHistory, LoadRows, Reply, Send
 from mesh.events import ClientMessage, HistoryLoaded, RowsLoaded
 from mesh.ids import ClientId, NodeId, TaskId
@@ -239,9 +238,9 @@ class ClientDesk:
         node = self._node
         if ask.question == Question.STATUS:
             status = node.answers.status(node.now_ms, stale=ask.stale, counters=node.counted())
-            self._document(client, ask, status)
+            self.document(client, ask, status)
         elif ask.question == Question.RAFT:
-            self._document(client, ask, node.answers.raft_status())
+            self.document(client, ask, node.answers.raft_status())
         elif ask.question == Question.TASK or ask.question == Question.EXPLAIN:
             task = node.behind.find(TaskId(ask.task_id))
             if task is None:
@@ -249,7 +248,7 @@ class ClientDesk:
             else:
                 self._task_document(client, ask, task)
         elif ask.question == Question.DEAD_LETTERS:
-            self._document(client, ask, node.answers.dead_letters(ask.after, requests.limit(ask)))
+            node.lists.dead_letters(client, ask)
         elif ask.question == Question.TASKS or ask.question == Question.EVENTS:
             self._load(client, ask, [])
         else:
@@ -257,11 +256,12 @@ class ClientDesk:
 
     def _task_document(self, client: Client, ask: Ask, task: Task) -> None:
         if ask.question == Question.EXPLAIN:
-            self._document(client, ask, self._node.answers.explanation(task))
+            self.document(client, ask, self._node.answers.explanation(task))
         else:
-            self._document(client, ask, self._node.answers.task(task, stale=ask.stale))
+            self.document(client, ask, self._node.answers.task(task, stale=ask.stale))
 
-    def _document(self, client: Client, ask: Ask, document: msgspec.Struct) -> None:
+    def document(self, client: Client, ask: Ask, document: msgspec.Struct) -> None:
+        """Answer a question."""
         self.tell(client, Answer(ask.request, Code.OK, "", encode(document)))
 
     def _load(self, client: Client, ask: Ask | None, task_ids: list[TaskId]) -> None:
@@ -292,7 +292,7 @@ class ClientDesk:
         if ask is None:
             self._loaded_ends(client, tasks)
         elif ask.question == Question.TASKS:
-            self._task_page(client, ask, tasks, is_cut=bool(event.more))
+            self._node.lists.tasks(client, ask, tasks, is_cut=bool(event.more))
         elif tasks:
             self._task_document(client, ask, tasks[0])
         else:
@@ -301,22 +301,6 @@ class ClientDesk:
     def _loaded_ends(self, client: Client, tasks: list[Task]) -> None:
         """Ends of watched tasks that were on disk. Of one that is nowhere nothing is said: it may yet be submitted."""
         self._tell_ends(client, [requests.end_of(task) for task in tasks if requests.has_ended(task)])
-
-    def _task_page(self, client: Client, ask: Ask, stored: list[Task], *, is_cut: bool) -> None:
-        """Finished tasks from the store, and those in memory. If the store's part is cut, so is the page, there."""
-        node = self._node
-        limit = requests.limit(ask)
-        live = node.answers.live_tasks(ask.states, ask.capability, ask.after, limit)
-        merged = {task.spec.task_id: task for task in stored}
-        for task in node.behind.recent():
-            if task.spec.task_id > ask.after and answers.matches(task, ask.states, ask.capability):
-                merged[task.spec.task_id] = task
-        merged.update((task.spec.task_id, task) for task in live)
-        cut = stored[-1].spec.task_id if is_cut and stored else None
-        page = [merged[task_id] for task_id in sorted(merged) if cut is None or task_id <= cut]
-        following = page[limit - 1].spec.task_id if len(page) > limit else cut
-        lines = [answers.task_line(task) for task in page[:limit]]
-        self._document(client, ask, documents.TaskPage(lines, following, ask.stale))
 
     def history_loaded(self, event: HistoryLoaded) -> None:
         load = self._loads.pop(event.read_id, None)
@@ -327,7 +311,7 @@ class ClientDesk:
         is_cut = len(event.batches) >= _entries_max(ask)
         recent = [] if is_cut else self._node.behind.recent_events(last)
         page = answers.event_page(event.batches, recent, requests.cursor(ask), requests.limit(ask))
-        self._document(load.client, ask, page)
+        self.document(load.client, ask, page)
 
     def applied(self, applied: Applied, commands: list[Command]) -> None:
         """An entry of this office was applied: tell whoever waited for it."""

@@ -47,6 +47,7 @@ from mesh.node.clients import ClientDesk
 from mesh.node.holding import Holding
 from mesh.node.leading import Leading
 from mesh.node.leaving import Leaving
+from mesh.node.lists import Lists
 from mesh.node.membership import Membership
 from mesh.node.orders import Orders
 from mesh.node.transfers import Transfers
@@ -91,6 +92,7 @@ class Node:
         self.holding = Holding(self)
         self.answers = Answers(config, self.raft, self.ledger, self.detector, self.leading.dispatcher)
         self.clients = ClientDesk(self)
+        self.lists = Lists(self)
         self.orders = Orders(self)
         self.membership = Membership(self)
         self.leaving = Leaving(self)
@@ -124,6 +126,7 @@ class Node:
             self.transfers.next_deadline_ms(),
             self.holding.next_deadline_ms(),
             self.leaving.next_deadline_ms(),
+            self.lists.next_deadline_ms(),
             self._queue_due_ms(),
         ):
             if other is not None and other < deadline_ms:
@@ -203,6 +206,8 @@ class Node:
         self.holding.end_turn()
         self.leading.end_turn()
         self.out.extend(self.behind.write(self.now_ms))
+        if self.lists.waiting:
+            self.lists.work()
         if self.ledger.leftovers:
             self.ledger.leftovers.let_go()
 

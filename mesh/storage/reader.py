@@ -4,11 +4,12 @@ One thread. It never waits for the writer, nor the writer for it: each read sees
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Empty
 from threading import Event as Signal
 from time import monotonic
+from typing import Any
 
 from mesh.durable import TaskRow
 from mesh.effects import CloseSnapshot, LoadHistory, LoadRows, OpenSnapshot, ReadSnapshot
@@ -17,7 +18,7 @@ from mesh.ids import TaskId
 from mesh.storage.database import connect
 from mesh.storage.faults import Fault
 from mesh.storage.ledger_store import IDS_PER_STATEMENT, TASK_COLUMNS, event_batch, task_row
-from mesh.storage.snapshot import Snapshot
+from mesh.storage.snapshot import LAST_ID, SCANNED_MAX, Snapshot
 from mesh.storage.work_queue import WorkQueue
 
 SNAPSHOTS_MAX = 2
@@ -131,6 +132,8 @@ class Reader:
     def _load_rows(self, effect: LoadRows) -> RowsLoaded:
         if effect.task_ids:
             return RowsLoaded(effect.read_id, self._named(effect.task_ids), "")
+        if not effect.limit:
+            return RowsLoaded(effect.read_id, [], "")
         where, values = "", list[str | int]()
         if effect.states:
             where += f" AND state IN ({','.join('?' * len(effect.states))})"
@@ -138,21 +141,41 @@ class Reader:
         if effect.capability:
             where += " AND capability = ?"
             values.append(effect.capability)
-        # The plus keeps SQLite from sorting by way of the index on `finished`: ids are wanted in order, and few of
-        # them.
-        cursor = self._table().execute(
-            f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id > ? AND +finished > 0{where} ORDER BY task_id LIMIT ?",
-            (effect.after, *values, effect.limit + 1),
-        )
         rows: list[TaskRow] = []
         size = 0
-        for found in cursor:
+        for found in self._finished_after(effect.after, where, values, effect.limit + 1):
             if len(rows) == effect.limit or size >= PAGE_BYTES_MAX:
-                cursor.close()
-                return RowsLoaded(effect.read_id, rows, rows[-1].task_id if rows else effect.after)
+                return RowsLoaded(effect.read_id, rows, rows[-1].task_id)
             rows.append(task_row(self._path, found))
             size += len(rows[-1].record)
         return RowsLoaded(effect.read_id, rows, "")
+
+    def _finished_after(self, after: str, where: str, values: list[str | int], limit: int) -> Iterator[tuple[Any, ...]]:
+        """Rows of finished tasks in order of id, `limit` at most.
+
+        Where many have finished, few rows in order of id need be looked at. Where they are a few among a million that
+        wait, all that finished are sorted instead, of which there are no more than FINISHED_MAX.
+        """
+        table = self._table()
+        found = table.execute(
+            "SELECT task_id FROM tasks WHERE task_id > ? ORDER BY task_id LIMIT 1 OFFSET ?", (after, SCANNED_MAX)
+        ).fetchone()
+        until = found[0] if found else LAST_ID
+        # The plus keeps SQLite from reading by way of the index on `finished`.
+        near = table.execute(
+            f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id > ? AND task_id <= ? AND +finished > 0{where}"
+            " ORDER BY task_id LIMIT ?",
+            (after, until, *values, limit),
+        )
+        for row in near:
+            limit -= 1
+            yield row
+        if limit and until != LAST_ID:
+            yield from table.execute(
+                f"SELECT {TASK_COLUMNS} FROM tasks WHERE rowid IN (SELECT rowid FROM tasks INDEXED BY tasks_finished"
+                f" WHERE finished > 0 AND task_id > ?{where} ORDER BY task_id LIMIT ?) ORDER BY task_id",
+                (until, *values, limit),
+            )
 
     def _named(self, task_ids: list[TaskId]) -> list[TaskRow]:
         """In the order asked for; those that are not there, or not finished, are left out."""

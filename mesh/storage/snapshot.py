@@ -21,7 +21,7 @@ SCANNED_MAX = 20_000
 LIVE, FINISHED, EVENTS = "t", "f", "e"
 _DIGITS_MAX = 18
 """SQLite's integers have no more."""
-_LAST_ID = "\U0010ffff" * 201
+LAST_ID = "\U0010ffff" * 201
 """Comes after every task id."""
 
 # The plus keeps SQLite from reading by way of the index on `finished`.
@@ -75,16 +75,16 @@ class Snapshot:
         """Adds to the page. Returns the cursor to go on from, empty when there is no more."""
         upto = ""
         if wanted.base:
-            upto = wanted.upto[1:] if wanted.upto.startswith(LIVE) else _LAST_ID
+            upto = wanted.upto[1:] if wanted.upto.startswith(LIVE) else LAST_ID
         if after >= self._scan_until:
             found = self.db.execute(
                 "SELECT task_id FROM tasks WHERE task_id > ? ORDER BY task_id LIMIT 1 OFFSET ?", (after, SCANNED_MAX)
             ).fetchone()
-            self._scan_until = found[0] if found else _LAST_ID
+            self._scan_until = found[0] if found else LAST_ID
         until = self._scan_until
         if not page.fill(self.db.execute(_LIVE_ROWS, (after, until, upto, min(wanted.base, 10**_DIGITS_MAX)))):
             return f"{LIVE}{page.rows[-1].task_id}"
-        return "" if until == _LAST_ID else f"{LIVE}{until}"
+        return "" if until == LAST_ID else f"{LIVE}{until}"
 
     def _finished(self, page: "_Page", after: int, wanted: ReadSnapshot) -> str:
         if wanted.base and wanted.upto.startswith(FINISHED):
