@@ -18,6 +18,8 @@ LOOK_AT_THE_DISK = (
     "See whether this disk is full (df) and what the kernel says of it (dmesg), then start the node again."
 )
 
+REPORT_IT = "This is a mistake in the program, not in the disk: please report it, then start the node again."
+
 
 class StoreRefused(Exception):
     """This data directory cannot be used by this node. The message is for an operator: what is wrong, in which file,
@@ -64,9 +66,11 @@ def advice(error: BaseException) -> str:
         return WHAT_TO_DO
     if is_full(error):
         return MAKE_ROOM
-    if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+    if isinstance(error, sqlite3.OperationalError | OSError | DiskBehind):
+        return LOOK_AT_THE_DISK
+    if isinstance(error, sqlite3.DatabaseError):
         return WHAT_TO_DO
-    return LOOK_AT_THE_DISK
+    return REPORT_IT
 
 
 def is_full(error: BaseException) -> bool:

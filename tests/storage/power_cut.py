@@ -10,7 +10,6 @@ from mesh.effects import Persist
 from mesh.events import Durable, Event, LedgerWritten
 from tests.storage.faulty_disk import Call
 
-
 SECTOR_BYTES = 512
 
 

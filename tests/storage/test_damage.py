@@ -226,6 +226,167 @@ def test_what_is_missing_or_other_than_written_is_noticed(tmp_path: Path, name: 
         recovered_from(image)
 
 
+FLIPS = [
+    ("log.db", "entries", "data", "entry 6 is not as it was written"),
+    ("log.db", "entries", "term", "entry 6 is not as it was written"),
+    ("log.db", "entries", "kind", "entry 6 is not as it was written"),
+    ("log.db", "entries", "crc", "entry 6 is not as it was written"),
+    ("log.db", "entries", "idx", "entry 6 is missing"),
+    ("log.db", "tail", "last", "has lost its end: it ends at entry 8, after entry 9"),
+    ("log.db", "vote", "term", "its vote is not as it was written"),
+    ("log.db", "vote", "voted_for", "its vote is not as it was written"),
+    ("log.db", "vote", "crc", "its vote is not as it was written"),
+    ("log.db", "start", "before_index", "its start is not as it was written"),
+    ("log.db", "start", "before_term", "its start is not as it was written"),
+    ("log.db", "owner", "node_id", "its owner is not as it was written"),
+    ("log.db", "owner", "cluster", "its owner is not as it was written"),
+    ("log.db", "owner", "created", "its owner is not as it was written"),
+    ("log.db", "run", "incarnation", "its run is not as it was written"),
+    ("log.db", "run", "ledger", "its run is not as it was written"),
+    ("log.db", "run", "cuts", "its run is not as it was written"),
+    ("ledger-1.db", "owner", "node_id", "its owner is not as it was written"),
+    ("ledger-1.db", "owner", "created", "its owner is not as it was written"),
+    ("ledger-1.db", "seen", "incarnation", "its seen is not as it was written"),
+    ("ledger-1.db", "seen", "cuts", "its seen is not as it was written"),
+    ("ledger-1.db", "seen", "last", "its seen is not as it was written"),
+    ("ledger-1.db", "seen", "term", "its seen is not as it was written"),
+    ("ledger-1.db", "seen", "voted_for", "its seen is not as it was written"),
+    ("ledger-1.db", "mark", "rows", "its mark is not as it was written"),
+    ("ledger-1.db", "mark", "key_sum", "its mark is not as it was written"),
+    ("ledger-1.db", "mark", "data", "its mark is not as it was written"),
+    ("ledger-1.db", "tasks", "state", "task live 5 is not as it was written"),
+    ("ledger-1.db", "tasks", "capability", "task live 5 is not as it was written"),
+    ("ledger-1.db", "tasks", "record", "task live 5 is not as it was written"),
+    ("ledger-1.db", "tasks", "key_crc", "task live 5 is not as it was written"),
+    ("ledger-1.db", "tasks", "finished", "is not as it was written"),
+]
+
+
+def _flipped(value: int | str | bytes | None) -> int | str | bytes:
+    """The same with its lowest bit another."""
+    if isinstance(value, bytes):
+        return value[:-1] + bytes([value[-1] ^ 1])
+    if isinstance(value, str):
+        return value[:-1] + chr(ord(value[-1]) ^ 1)
+    return (value or 0) ^ 1
+
+
+@pytest.mark.parametrize(("name", "table", "column", "sentence"), FLIPS)
+def test_one_bit_of_each_kind_of_row(tmp_path: Path, name: str, table: str, column: str, sentence: str) -> None:
+    """(consensus D3, NATS 7549) In a database without another fault; the finding names the file and says what to do."""
+    image = _clean_image(tmp_path)
+    with closing(sqlite3.connect(image / name)) as connection:
+        connection.create_function("flipped", 1, _flipped)
+        if table == "entries" and column == "idx":
+            connection.execute("UPDATE entries SET idx = 106 WHERE idx = 6")
+        else:
+            where = {"entries": "WHERE idx = 6", "tasks": "WHERE task_id = 'live 5'"}.get(table, "")
+            assert connection.execute(f"UPDATE {table} SET {column} = flipped({column}) {where}").rowcount == 1
+        connection.commit()
+    for _ in range(2):
+        with pytest.raises(StoreDamaged, match=sentence) as refused:
+            recovered_from(image)
+        assert refused.value.finding.startswith(f"{image}/{name} is ")
+        assert "Start the node again: unless it is the only voter" in str(refused.value)
+
+
+@pytest.mark.parametrize("column", ["record", "state", "capability", "fingerprint"])
+def test_one_bit_of_a_finished_task_is_noticed_at_the_latest_when_it_is_read(tmp_path: Path, column: str) -> None:
+    """A start reads ids and fingerprints of finished tasks, a question reads the rest."""
+    image = _clean_image(tmp_path)
+    with closing(sqlite3.connect(image / "ledger-1.db")) as connection:
+        connection.create_function("flipped", 1, _flipped)
+        connection.execute(f"UPDATE tasks SET {column} = flipped({column}) WHERE task_id = 'finished 7'")
+        connection.commit()
+    try:
+        with disk(image) as opened:
+            opened.store.perform(LoadRows(1, [TaskId("finished 7")]))
+            reason = opened.next(DiskFailed).reason
+    except StoreDamaged as error:
+        assert column == "fingerprint"
+        reason = error.finding
+    assert f"{image}/ledger-1.db is damaged: task finished 7 is not as it was written" in reason
+
+
+def _page_headers(file: Path) -> list[int]:
+    """Every byte of the header of the database, and of each page."""
+    size = file.stat().st_size
+    return [*range(112), *(page + at for page in range(4_096, size, 4_096) for at in range(12))]
+
+
+@pytest.mark.parametrize("name", ["log.db", "ledger-1.db"])
+def test_no_bit_of_a_page_header_can_change_what_is_recovered(tmp_path: Path, name: str) -> None:
+    """Every fifth of them, each time another bit. Whatever is refused is refused as damaged, or as a file that cannot
+    be used; never as empty, new, or somebody else's.
+    """
+    image = _clean_image(tmp_path)
+    expected = recovered_from(_copy(image, tmp_path / "work"))
+    damaged, others = 0, list[tuple[int, str]]()
+    for count, offset in enumerate(_page_headers(image / name)[::5]):
+        _flip(_copy(image, tmp_path / "work") / name, offset, bit=count % 8)
+        try:
+            found = recovered_from(tmp_path / "work")
+        except StoreDamaged:
+            damaged += 1
+        except StoreRefused as refused:
+            others.append((offset, str(refused)))
+        else:
+            assert found == expected, f"bit {count % 8} of byte {offset}"
+    assert damaged > 10
+    assert [other for other in others if f"{name} cannot be used" not in other[1]] == []
+
+
+# --- torn files ---
+
+
+@pytest.mark.parametrize("name", ["log.db", "ledger-1.db"])
+def test_a_database_cut_off_anywhere_is_refused(tmp_path: Path, name: str) -> None:
+    """At every page, one byte before and one after, within the header, and to nothing: damaged, never new."""
+    image = _clean_image(tmp_path)
+    size = (image / name).stat().st_size
+    sizes = {0, 1, 15, 16, 99, 100, 512, *(at + by for at in range(4_096, size + 1, 4_096) for by in (-1, 0, 1))}
+    for cut in sorted(cut for cut in sizes if cut < size):
+        with (_copy(image, tmp_path / "work") / name).open("r+b") as file:
+            file.truncate(cut)
+        with pytest.raises(StoreDamaged, match=name):
+            recovered_from(tmp_path / "work")
+
+
+@pytest.mark.parametrize("name", ["log.db-wal", "ledger-1.db-wal"])
+def test_a_write_ahead_log_cut_off_anywhere_loses_nothing_that_was_witnessed(tmp_path: Path, name: str) -> None:
+    """At every frame, and one byte before and after. The table has seen eight entries durable: with fewer the node does
+    not start, whatever else is in order.
+    """
+    image = _crash_image(tmp_path)
+    size = (image / name).stat().st_size
+    frames = range(WAL_HEADER, size + 1, FRAME)
+    sizes = {0, 1, WAL_HEADER - 1, *(at + by for at in frames for by in (-1, 0, 1))}
+    outcomes, findings = [], []
+    for cut in sorted(cut for cut in sizes if cut <= size):
+        with (_copy(image, tmp_path / "work") / name).open("r+b") as file:
+            file.truncate(cut)
+        try:
+            found = recovered_from(tmp_path / "work")
+        except StoreDamaged as damage:
+            outcomes.append(0)
+            findings.append(damage.finding)
+            continue
+        assert [entry.index for entry in found.entries] in (list(range(1, 9)), list(range(1, 10)))
+        assert found.hard_state == vote(3, "n2")
+        outcomes.append(len(found.entries))
+    assert all(name.removesuffix("-wal") in finding for finding in findings)
+    assert outcomes == sorted(outcomes) and outcomes[0] == 0 and outcomes[-1] == 9
+
+
+@pytest.mark.parametrize("name", ["log.db-wal", "ledger-1.db-wal"])
+def test_a_write_ahead_log_that_is_missing_is_noticed(tmp_path: Path, name: str) -> None:
+    """All that was never copied into the database goes with it; here, that is everything."""
+    image = _crash_image(tmp_path)
+    (image / name).unlink()
+    with pytest.raises(StoreDamaged, match=name.removesuffix("-wal")):
+        recovered_from(image)
+
+
 def test_a_snapshot_with_rows_missing_is_not_completed(tmp_path: Path) -> None:
     """The node that receives it could not notice."""
     with disk(tmp_path) as opened:
