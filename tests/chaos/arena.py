@@ -14,12 +14,19 @@ from functools import cache
 VARIABLE = "CHAOS_ARENA"
 """Environment variable: what this process may do. Set by `enter`, absent outside."""
 
-WIRES, DISKS = "wires", "disks"
+WIRES, RELAY, DISKS = "wires", "relay", "disks"
+"""To cut directions; to slow them down; to fill disks up and make them hang."""
+
 _KINDS = ("--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 _AS_ROOT: tuple[str, ...] = _KINDS
 _AS_ANYONE: tuple[str, ...] = ("--map-root-user", *_KINDS)
-_TRY_WIRES = "ip link add chaos0 type bridge && ip link add chaos1 type veth peer name chaos2"
-_TRY_DISKS = "losetup --find >/dev/null && command -v mkfs.ext4 fsfreeze >/dev/null"
+_TRY_WIRES = "command -v ss nsenter && ip link add chaos0 type bridge && ip link add chaos1 type veth peer name chaos2"
+_TRY_RELAY = "command -v bridge && ip tuntap add dev chaos3 mode tap"
+_TRY_DISKS = """
+    f=$(mktemp) && trap 'umount $f.d; rm -rf $f $f.d' EXIT && truncate -s 8M $f && mkfs.ext4 -q -F $f && mkdir $f.d &&
+    mount -o loop $f $f.d && fsfreeze --freeze $f.d && fsfreeze --unfreeze $f.d
+"""
+_TRIES = ((WIRES, _TRY_WIRES), (RELAY, _TRY_RELAY), (DISKS, _TRY_DISKS))
 PROBE_TIMEOUT_S = 10
 
 
@@ -28,7 +35,7 @@ def enter(arguments: list[str], module: str = "tests.chaos") -> None:
     if VARIABLE in os.environ or not sys.platform.startswith("linux") or shutil.which("unshare") is None:
         return
     for flags in (_AS_ROOT, _AS_ANYONE):
-        able = [what for what, how in ((WIRES, _TRY_WIRES), (DISKS, _TRY_DISKS)) if _can(flags, how)]
+        able = [what for what, how in _TRIES if _can(flags, how)]
         if WIRES in able:
             program = shlex.join([sys.executable, "-m", module, *arguments])
             os.environ[VARIABLE] = " ".join(able)

@@ -12,7 +12,7 @@ from random import Random
 from mesh.client.connection import MeshClient
 from mesh.errors import MeshError
 from tests.chaos import audit
-from tests.chaos.arena import DISKS, WIRES, able_to
+from tests.chaos.arena import DISKS, RELAY, WIRES, able_to
 from tests.chaos.configurations import Configuration
 from tests.chaos.faults import Nemesis
 from tests.chaos.fleet import Fleet
@@ -43,6 +43,8 @@ def cannot(configuration: Configuration) -> str:
     """Why this machine cannot do it; empty if it can."""
     if configuration.wires and not able_to(WIRES):
         return "no network namespaces here"
+    if configuration.relay and not able_to(RELAY):
+        return "no relay between namespaces here"
     if configuration.disks and not able_to(DISKS):
         return "no file systems of our own here"
     return ""
@@ -177,7 +179,7 @@ def sentence(outcome: Outcome) -> str:
     line = (
         f"{name:18} {'good' if verdict.good else 'BAD '} {outcome.seconds:4.0f} s  acked {verdict.acked:7,}  "
         f"unknown {verdict.unknown:5,}  refused {verdict.refused:4,}  lost {verdict.lost}  twice {verdict.twice}  "
-        f"fenced {verdict.fenced:5,}  settled {outcome.settle_s:4.1f} s  [{strikes}]"
+        f"fenced {verdict.fenced:5,}  silent {verdict.silence_s:4.1f} s  settled {outcome.settle_s:4.1f} s  [{strikes}]"
     )
     return "\n".join(
         [line, *(f"  BAD: {problem}" for problem in verdict.problems), *(f"  {words}" for words in outcome.exits[:5])]

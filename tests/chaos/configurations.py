@@ -33,6 +33,8 @@ class Configuration:
     heartbeat_ms: int = 300
     wires: bool = False
     """Cannot be done without namespaces."""
+    relay: bool = False
+    """Cannot be done without a host of our own between them."""
     disks: bool = False
     """Cannot be done without the right to mount."""
     joiners: int = 0
@@ -67,9 +69,16 @@ def _wired(*faults: str) -> Lane:
 
 def _all() -> tuple[Configuration, ...]:
     def on(nodes: int, name: str, *lanes: Lane, work: tuple[Mix, ...] = VOLUME, **more: object) -> Configuration:
-        wires = any(fault in NEEDS_WIRES for lane in lanes for fault in lane.faults)
-        disks = any(fault in NEEDS_DISKS for lane in lanes for fault in lane.faults)
-        plain = Configuration(name=f"{name}-{nodes}", nodes=nodes, lanes=lanes, work=work, wires=wires, disks=disks)
+        faults = {fault for lane in lanes for fault in lane.faults}
+        plain = Configuration(
+            name=f"{name}-{nodes}",
+            nodes=nodes,
+            lanes=lanes,
+            work=work,
+            wires=bool(faults & NEEDS_WIRES),
+            relay=bool(faults & NEEDS_RELAY),
+            disks=bool(faults & NEEDS_DISKS),
+        )
         return replace(plain, **more)  # type: ignore[arg-type]
 
     return (
@@ -128,6 +137,7 @@ NEEDS_WIRES = frozenset(
         "partition-kill",
     }
 )
+NEEDS_RELAY = frozenset({"slow links", "slow leader", "lossy links"})
 NEEDS_DISKS = frozenset({"disk full", "disk hangs", "disk of leader hangs"})
 
 CONFIGURATIONS = {configuration.name: configuration for configuration in _all()}

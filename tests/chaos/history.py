@@ -40,7 +40,7 @@ class History:
     `acked`: what the mesh said it holds, in the order it said so. `unknown`: submits without an answer; such a task may
     exist or not. `refused`: submits the mesh said it certainly does not hold, with its words. `results`: what clients
     were told. `completions` and `deaths`: from the committed events, the fencing tokens per task. `states`: the list
-    of all tasks at the end. `stalls_ms`: per node, the longest its loop stood still.
+    of all tasks at the end.
     """
 
     acked: dict[str, Expected] = field(default_factory=dict)
@@ -57,6 +57,8 @@ class History:
     tables_differ: dict[str, int] = field(default_factory=dict)
     unsettled: str = ""
     """Why the mesh did not come to rest after everything was healed; empty if it did."""
+    silence_s: float = 0.0
+    """The longest time between two acknowledgements while there was work."""
     broken: list[str] = field(default_factory=list)
     """What a node said about a broken invariant of its own, and what else nobody can explain."""
     strikes: dict[str, int] = field(default_factory=dict)

@@ -21,19 +21,24 @@ def write_campaign(outcomes: Sequence[Outcome], total: Sum, seconds: float) -> N
         f"{total.kills_and_pauses:,} kills and pauses; {total.fenced:,} stale completions refused**; "
         f"{total.unknown:,} submits without an answer, {total.skipped} configurations not run.",
         "",
-        "| configuration | verdict | acknowledged | unknown | lost | twice | stale refused | at rest after | faults |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---|",
+        "| configuration | verdict | acked | unknown | lost | twice | stale refused | silence | at rest | faults |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for outcome in outcomes:
         verdict = outcome.verdict
         if verdict is None:
-            lines.append(f"| {outcome.configuration.name} | not run: {outcome.why_not} | | | | | | | |")
+            lines.append(f"| {outcome.configuration.name} | not run: {outcome.why_not} | | | | | | | | |")
             continue
         strikes = ", ".join(f"{kind} {count}" for kind, count in sorted(verdict.strikes.items()))
-        lines.append(
-            f"| {verdict.name} | {'good' if verdict.good else '**bad**'} | {verdict.acked:,} | {verdict.unknown:,} | "
-            f"{verdict.lost} | {verdict.twice} | {verdict.fenced:,} | {outcome.settle_s:.1f} s | {strikes} |"
-        )
+        cells = [
+            verdict.name,
+            "good" if verdict.good else "**bad**",
+            *(f"{count:,}" for count in (verdict.acked, verdict.unknown, verdict.lost, verdict.twice, verdict.fenced)),
+            f"{verdict.silence_s:.1f} s",
+            f"{outcome.settle_s:.1f} s",
+            strikes,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *(f"- {problem}" for problem in total.problems)]
     replace_part("Under faults", "\n".join(lines).rstrip())
 

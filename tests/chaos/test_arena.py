@@ -24,9 +24,11 @@ def test_cuts_cut_one_way_and_full_disks_are_full() -> None:
     if not found:
         pytest.skip("this machine lets us make neither networks nor file systems of our own")
     if wires := found.get("wires"):
-        lost = 400 - wires.pop("lossy")[0]
-        assert 120 < lost < 280, "half of 400, give or take eight deviations"
-        assert wires.pop("slow ms") >= 100
-        assert wires == {"whole": [20, 20], "one way": [0, 20, 20], "healed": 20, "slow": 20}
+        if "slow ms" in wires:
+            lost = 400 - wires.pop("lossy")[0]
+            assert 120 < lost < 280, "half of 400, give or take eight deviations"
+            assert wires.pop("slow ms") >= 100
+            assert wires.pop("slow") == 20
+        assert wires == {"whole": [20, 20], "one way": [0, 20, 20], "healed": 20}
     if disks := found.get("disks"):
         assert disks == {"full": [False, True], "empty": True, "hangs": True, "thawed": True}

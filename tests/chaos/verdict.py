@@ -10,6 +10,9 @@ from tests.chaos.history import Expected, History
 SHOWN_MAX = 5
 """Examples named in one complaint."""
 
+SILENCE_S_MAX = 60.0
+"""No fault lasts longer than some seconds, so neither may the mesh's silence; with room for a busy machine."""
+
 KILLS_AND_PAUSES = ("kill", "kill leader", "pause", "pause leader", "restart all", "kill agents")
 """Strikes that count towards the number of kills and pauses, each as many times as processes were hit."""
 
@@ -26,6 +29,7 @@ class Verdict:
     twice: int
     fenced: int
     kills_and_pauses: int
+    silence_s: float
     strikes: dict[str, int]
     problems: list[str] = field(default_factory=list)
 
@@ -47,11 +51,14 @@ def judge(name: str, history: History) -> Verdict:
         twice=len(twice),
         fenced=history.fenced,
         kills_and_pauses=sum(history.strikes.get(kind, 0) for kind in KILLS_AND_PAUSES),
+        silence_s=history.silence_s,
         strikes=dict(history.strikes),
     )
     complain = verdict.problems.append
     if history.unsettled:
         complain(f"did not come to rest after healing: {history.unsettled}")
+    if history.silence_s > SILENCE_S_MAX:
+        complain(f"nothing was acknowledged for {history.silence_s:.0f} s")
     if lost:
         complain(f"{len(lost)} acknowledged tasks are lost, {where_lost(history.acked, lost)}: {_some(lost)}")
     if twice:

@@ -32,12 +32,16 @@ class Book:
     def __init__(self, history: History, path: Path) -> None:
         self.history = history
         self._file: IO[str] = path.open("a", encoding="ascii")
+        self._last_s = time.monotonic()
 
     def about_to(self, task_id: str, expected: Expected) -> None:
         """Before a submit leaves nobody knows how it will end."""
         self.history.unknown[task_id] = expected
 
     def acked(self, task_id: str) -> None:
+        now_s = time.monotonic()
+        self.history.silence_s = max(self.history.silence_s, now_s - self._last_s)
+        self._last_s = now_s
         self.history.acked[task_id] = self.history.unknown.pop(task_id)
         self._file.write(f"{task_id}\n")
 
