@@ -1,13 +1,16 @@
 """The simulator from the command line.
 
-python -m mesh.sim campaign --seeds 500 --first 0 --jobs 2   many seeds; fails if any breaks a promise, or if it is
-vacuous python -m mesh.sim seed 42                                   one seed again, with its story if it breaks
-something python -m mesh.sim shrink 42                                 the same failure from a smaller plan python -m
-mesh.sim ablate [NAME ...] --seeds 1000            one safeguard removed at a time: how many seeds until found
+python -m mesh.sim campaign --seeds 500 --first 0 --jobs 2    many seeds; fails if one breaks a promise, or if
+                                                              it is vacuous; --record writes it down
+python -m mesh.sim seed 42                                    one seed again, with its story if it breaks something
+python -m mesh.sim shrink 42                                  the same failure from a smaller plan
+python -m mesh.sim ablate [NAME ...] --seeds 1000             one safeguard removed at a time: how many seeds until
+                                                              found, and how small that failure can be made
 """
 
 import argparse
 import functools
+import gc
 import multiprocessing
 import os
 import sys
@@ -15,8 +18,10 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mesh.sim.ablations import ABLATIONS, Found, find, table, with_table
+from mesh.sim.ablation import Found
+from mesh.sim.ablations import ABLATIONS, find, table, with_table
 from mesh.sim.campaign import Totals, shrink, tell
+from mesh.sim.logbook import record
 from mesh.sim.world import Verdict, run_seed
 
 README = Path(__file__).parents[2] / "tests" / "sim" / "README.md"
@@ -31,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     campaign.add_argument("--seeds", type=int, default=500)
     campaign.add_argument("--first", type=int, default=0)
     campaign.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    campaign.add_argument("--record", action="store_true", help="write it down in tests/sim/CAMPAIGNS.md")
     one = verbs.add_parser("seed", help="one seed again")
     one.add_argument("seed", type=int)
     smaller = verbs.add_parser("shrink", help="a failing seed made smaller")
@@ -41,7 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     ablate.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(arguments)
     if options.verb == "campaign":
-        return run_campaign(range(options.first, options.first + options.seeds), options.jobs)
+        seeds = range(options.first, options.first + options.seeds)
+        return run_campaign(seeds, options.jobs, is_recorded=options.record)
     if options.verb == "seed":
         verdict, lines = tell(options.seed)
         print("\n".join(lines))
@@ -51,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     return run_ablations(options.names or list(ABLATIONS), options.seeds, options.jobs)
 
 
-def run_campaign(seeds: range, jobs: int) -> int:
+def run_campaign(seeds: range, jobs: int, *, is_recorded: bool = False) -> int:
     """Every seed, in several processes; a line of progress now and then."""
     totals = Totals()
     began_s = said_s = time.monotonic()
@@ -63,6 +70,8 @@ def run_campaign(seeds: range, jobs: int) -> int:
             said_s = time.monotonic()
             print(f"{totals.seeds} of {len(seeds)} seeds, {len(totals.failures)} failed", file=sys.stderr, flush=True)
     print("\n".join(totals.lines(time.monotonic() - began_s)))
+    if is_recorded:
+        record(totals, seeds)
     for failure in totals.failures[:1]:
         print("\n".join(tell(failure.seed)[1]))
     return 0 if totals.is_passed else 1
@@ -70,10 +79,17 @@ def run_campaign(seeds: range, jobs: int) -> int:
 
 def _spread(seeds: Iterable[int], jobs: int) -> Iterator[Verdict]:
     if jobs <= 1:
+        _collect_seldom()
         yield from map(run_seed, seeds)
         return
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs, _collect_seldom) as pool:
         yield from pool.imap_unordered(run_seed, seeds, chunksize=4)
+
+
+def _collect_seldom() -> None:
+    """A run makes few cycles and many short-lived things: looking for cycles all the time costs a twelfth of it."""
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 def run_shrink(seed: int) -> int:

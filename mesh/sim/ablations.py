@@ -4,12 +4,13 @@ Each ablation replaces one function by a mistake that somebody once made, runs s
 everything back.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
+from mesh.config import MembershipConfig
 from mesh.dispatch.placement import Placement
 from mesh.effects import NOTHING, Reply
 from mesh.execution.attempts import Attempts, Running
@@ -26,41 +27,10 @@ from mesh.raft import commit, election, reads, replication
 from mesh.raft.journal import Journal
 from mesh.raft.log import Log
 from mesh.raft.replica import Replica, Role
+from mesh.sim.ablation import Ablation, Found, Replacement
+from mesh.sim.ablations_membership import MEMBERSHIP
 from mesh.sim.plan import Plan, calm, draw
 from mesh.sim.world import run_seed
-
-Replacement = tuple[Any, str, Any]
-"""Where, which name, and what instead. Where a dict is given, the name is looked up in ledger.commands as its key."""
-
-
-class Ablation(msgspec.Struct, frozen=True):
-    """`says` what is broken, in a sentence; `replace` lists what to put in place of what.
-
-    `stirred` are faults made frequent, for a mistake that shows only when several things coincide; `nodes` is how many
-    nodes it takes.
-    """
-
-    says: str
-    replace: Callable[[], list[Replacement]]
-    stirred: dict[str, int] = {}
-    nodes: int = 0
-
-
-class Found(msgspec.Struct, frozen=True):
-    """How many seeds it took (0: not found), and what broke first."""
-
-    name: str
-    says: str
-    seeds: int
-    invariant: str
-    detail: str
-    tried: int
-
-    @property
-    def summary(self) -> str:
-        if not self.seeds:
-            return f"NOT FOUND in {self.tried} seeds"
-        return f"found after {self.seeds} seed(s): {self.invariant}: {self.detail[:160]}"
 
 
 @contextmanager
@@ -89,7 +59,15 @@ def plan_for(name: str, seed: int) -> Plan:
     """The seed's own plan, or one stirred for what the ablation needs."""
     ablation = ABLATIONS[name]
     if ablation.nodes:
-        return calm(seed, ablation.nodes, faults=ablation.stirred, safety_ms=40_000, tasks_max=200)
+        return calm(
+            seed,
+            ablation.nodes,
+            faults=ablation.stirred,
+            safety_ms=40_000,
+            tasks_max=200,
+            membership=MembershipConfig(replace_after_ms=2_000),
+            spare_ids=tuple(f"n{ablation.nodes + number + 1}" for number in range(ablation.spares)),
+        )
     plan = draw(seed)
     return msgspec.structs.replace(plan, faults={**plan.faults, **ablation.stirred})
 
@@ -422,6 +400,7 @@ ABLATIONS: dict[str, Ablation] = {
         "a node is not told what is over, and starts whatever it is granted",
         _slots_not_guarded,
     ),
+    **MEMBERSHIP,
 }
 
 

@@ -14,6 +14,7 @@ from mesh.ledger.commands import Batch
 from mesh.ledger.task import FINISHED
 from mesh.messages import Accepted, AppendReply, Grants, TaskEnd, TasksEnded, Vote, VoteReply
 from mesh.raft.configuration import decode
+from mesh.raft.replica import Role
 from mesh.sim import invariants_membership, invariants_queue, invariants_raft
 from mesh.sim.coverage import Coverage
 from mesh.sim.disk import Disk
@@ -27,6 +28,8 @@ _PRE_VOTE, _VOTE, _VOTE_REPLY, _APPEND_REPLY, _TIMEOUT_NOW, _GRANTS, _ACCEPTED, 
 """Tags by which a message is recognised without decoding it: the second byte, after the array's length."""
 
 COMMANDS_KIND = 1
+TRACED_TOGETHER = 64
+"""Events written into the trace at a time."""
 
 
 class _Pending(msgspec.Struct):
@@ -51,6 +54,7 @@ class Checker:
         self._slots = slots
         self._seen: dict[str, Seen] = {}
         self._pending: list[_Pending] = []
+        self._untraced: list[tuple[int, str, str, list[Effect]]] = []
         self._encode = msgspec.msgpack.Encoder().encode
 
     # --- watcher ------------------------------------------------------------------------------------------------------
@@ -75,7 +79,10 @@ class Checker:
         """An event was handled: write it into the trace, and check what it changed."""
         self.events += 1
         node_id = machine.node_id
-        self.trace.update(self._encode((machine.now_ms, node_id, type(event).__name__, effects)))
+        kind = type(event)
+        self._untraced.append((machine.now_ms, node_id, kind.__name__, effects))
+        if len(self._untraced) >= TRACED_TOGETHER:
+            self._trace_now()
         seen = self._seen[node_id]
         s = machine.node.raft._s
         for effect in effects:
@@ -83,11 +90,29 @@ class Checker:
                 invariants_raft.log_matching(self.record, node_id, s, effect)
             elif type(effect) is WriteLedger:
                 invariants_queue.same_rows_written(self.record, node_id, effect.write)
-        if type(event) is PeerMessage and event.data[1] == _PRE_VOTE:
-            invariants_raft.pre_vote_changes_nothing(node_id, seen, s, effects)
-        elif type(event) is SnapshotInstalled and not s.is_voter:
+        if kind is PeerMessage:
+            if event.data[1] == _PRE_VOTE:  # type: ignore[union-attr]
+                invariants_raft.pre_vote_changes_nothing(node_id, seen, s, effects)
+        elif kind is SnapshotInstalled and not s.is_voter:
             self.coverage.add("snapshot to a learner")
-        self._look(machine, seen)
+        log = s.log
+        if (
+            s.commit_index == seen.commit
+            and log.last_index == seen.last
+            and machine.node.ledger.applied_index == seen.applied
+            and s.role is seen.role
+            and s.term == seen.term
+            and log.before_index == seen.first
+            and log.configurations.latest is seen.configuration
+        ):
+            if s.role is Role.LEADER:
+                invariants_raft.flow_is_bounded(node_id, s)
+        else:
+            self._look(machine, seen)
+
+    def _trace_now(self) -> None:
+        self.trace.update(self._encode(self._untraced))
+        self._untraced.clear()
 
     def _look(self, machine: Machine, seen: Seen) -> None:
         """Everything that may have changed in a node since it was last seen."""
@@ -259,4 +284,6 @@ class Checker:
                 invariants_queue.tables_agree(machine.node.ledger, self.record.model, self.record)
 
     def trace_hash(self) -> str:
+        """Of everything that happened: the same run, the same hash."""
+        self._trace_now()
         return self.trace.hexdigest()

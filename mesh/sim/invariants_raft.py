@@ -34,6 +34,10 @@ def elected_by_a_majority(record: Record, node_id: str, mark: str, s: ReplicaSta
     once. A vote is that of a log: one that left the same node with another log is no voter's, nor is a learner's.
     """
     voters = s.log.configurations.latest.voters
+    if not any((voter.node_id, mark_of(voter)) == (node_id, mark) for voter in voters):
+        raise Violation(
+            "1 one leader per term", f"{node_id} with log {mark} leads term {s.term}, and is none of {voters}"
+        )
     given = []
     for voter in voters:
         log = mark_of(voter)

@@ -1,0 +1,73 @@
+"""tests/sim/CAMPAIGNS.md: every campaign that was recorded, and what all of them come to."""
+
+import re
+import subprocess
+from pathlib import Path
+
+from mesh.sim.campaign import Totals
+from mesh.sim.coverage import REQUIRED
+
+LOGBOOK = Path(__file__).parents[2] / "tests" / "sim" / "CAMPAIGNS.md"
+BEGIN, END = "<!-- campaigns begin -->", "<!-- campaigns end -->"
+TOTAL_BEGIN, TOTAL_END = "<!-- total begin -->", "<!-- total end -->"
+HEAD = (
+    "| commit | seeds | events | virtual hours | happened | findings |",
+    "|---|---|---|---|---|---|",
+)
+_ROW = re.compile(r"^\| `[^`]*` \| (\d+)-(\d+) \| ([\d,]+) \| ([\d.]+) \|")
+
+
+def row(totals: Totals, seeds: range, commit: str) -> str:
+    """One campaign as a line of the table."""
+    happened = sum(1 for name in REQUIRED if totals.coverage.get(name))
+    findings = ", ".join(
+        f"seed {failure.seed}: {failure.invariant}" for failure in sorted(totals.failures, key=lambda one: one.seed)
+    )
+    hours = totals.virtual_ms / 3_600_000
+    return (
+        f"| `{commit}` | {seeds.start}-{seeds.stop - 1} | {totals.events:,} | {hours:.1f} "
+        f"| {happened} of {len(REQUIRED)} required, {len(totals.coverage)} kinds in all | {findings or 'none'} |"
+    )
+
+
+def with_row(text: str, line: str) -> str:
+    """The logbook with one more campaign, and the total made anew."""
+    rows = [known for known in _between(text, BEGIN, END) if _ROW.match(known)]
+    rows.append(line)
+    seeds = events = 0
+    hours = 0.0
+    for known in rows:
+        found = _ROW.match(known)
+        assert found is not None, f"not a line of the table: {known}"
+        seeds += int(found[2]) - int(found[1]) + 1
+        events += int(found[3].replace(",", ""))
+        hours += float(found[4])
+    total = f"**{seeds:,} seeds, {events:,} events, {hours:,.1f} virtual hours, in {len(rows)} campaigns.**"
+    text = _replaced(text, BEGIN, END, [*HEAD, *rows])
+    return _replaced(text, TOTAL_BEGIN, TOTAL_END, [total])
+
+
+def record(totals: Totals, seeds: range) -> None:
+    """Write a campaign down."""
+    LOGBOOK.write_text(with_row(LOGBOOK.read_text(encoding="utf-8"), row(totals, seeds, commit())), encoding="utf-8")
+
+
+def commit() -> str:
+    """The commit that runs, with a + if the code differs from it."""
+
+    def ask(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=LOGBOOK.parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    return ask("rev-parse", "--short=10", "HEAD") + ("+" if ask("status", "--porcelain", "--", "../../mesh") else "")
+
+
+def _between(text: str, begin: str, end: str) -> list[str]:
+    return text.partition(begin)[2].partition(end)[0].strip().splitlines()
+
+
+def _replaced(text: str, begin: str, end: str, lines: list[str]) -> str:
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return "\n".join([before + begin, *lines, end + after])
