@@ -9,6 +9,7 @@ from mesh.client.connection import MeshClient
 from mesh.documents import RaftStatus, Status
 from mesh.errors import MeshError, TaskFailed
 from mesh.messages import Question
+from tests.chaos.expect import COMPLETED
 from tests.chaos.fleet import Fleet
 from tests.chaos.history import Glance, History, Run
 from tests.chaos.one_node import OneNode
@@ -16,6 +17,7 @@ from tests.chaos.one_node import OneNode
 PAGE = 1_000
 ASK_AT_ONCE = 64
 LINE_WORDS = 5
+LOOKED_AT_MAX = 10_000
 
 
 class Audit:
@@ -94,6 +96,29 @@ async def read_states(client: MeshClient, history: History) -> None:
             return
         assert page.next > after, "a list that goes on gets further"
         after = page.next
+
+
+async def look_again(fleet: Fleet, client: MeshClient, history: History, timeout_s: float) -> None:
+    """Is what seems to be missing really not there, or was it only not shown? The two have different causes."""
+    unseen = [
+        task for task, state in history.states.items() if state == COMPLETED and not history.completions.get(task)
+    ]
+    if unseen:
+        fresh = History()
+        await Audit(fleet, fresh).finish(client, timeout_s)
+        shown = [task for task in unseen if fresh.completions.get(task)]
+        if shown:
+            history.left_out["the stream of events"] = shown
+            history.completions, history.deaths, history.fenced = fresh.completions, fresh.deaths, fresh.fenced
+    unlisted = []
+    for task_id in [task for task in history.acked if task not in history.states][:LOOKED_AT_MAX]:
+        try:
+            history.states[task_id] = (await client.task(task_id, timeout=10)).state
+            unlisted.append(task_id)
+        except MeshError:
+            pass  # It is lost.
+    if unlisted:
+        history.left_out["the list of tasks"] = unlisted
 
 
 async def ask_for_results(client: MeshClient, history: History, *, sample: int) -> None:

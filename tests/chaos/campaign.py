@@ -24,6 +24,8 @@ START_S = 60.0
 SETTLE_S = 90.0
 READ_S = 120.0
 SAMPLE = 1_000
+MAY_END_OF = ("disk", "before its apps were loaded")
+"""What a node may end of by itself, to be started again: its disk, and agents that are killed while it starts."""
 
 
 @dataclass(slots=True)
@@ -120,13 +122,14 @@ async def _hurt_and_heal(
         await _read_the_books(fleet, client, auditor, history)
     history.strikes = dict(nemesis.strikes)
     outcome.exits, outcome.events = tuple(nemesis.exits + nemesis.notes), auditor.counts
-    history.broken += [words for words in nemesis.exits if "disk" not in words.lower()]
+    history.broken += [words for words in nemesis.exits if not any(cause in words for cause in MAY_END_OF)]
 
 
 async def _read_the_books(fleet: Fleet, client: MeshClient, auditor: audit.Audit, history: History) -> None:
     await auditor.finish(client, READ_S)
     async with asyncio.timeout(READ_S):
         await audit.read_states(client, history)
+        await audit.look_again(fleet, client, history, READ_S)
     async with asyncio.timeout(READ_S):
         await audit.ask_for_results(client, history, sample=SAMPLE)
     await audit.look_at_tables(fleet, history, 30.0)

@@ -51,6 +51,8 @@ class History:
     deaths: dict[str, int] = field(default_factory=dict)
     fenced: int = 0
     events_went_back: int = 0
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    """Tasks that a stream or a list did not show when it was read first, though a second look finds them."""
     states: dict[str, str] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
     glances: list[Glance] = field(default_factory=list)

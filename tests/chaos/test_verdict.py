@@ -112,6 +112,10 @@ def not_come_to_rest(history: History) -> None:
     history.unsettled = "no leader"
 
 
+def leave_out(history: History) -> None:
+    history.left_out["the list of tasks"] = ["quick"]
+
+
 def fall_silent(history: History) -> None:
     history.silence_s = 61.0
 
@@ -147,6 +151,7 @@ def lose_what_was_unknown(history: History) -> None:
         (notice_a_difference, "nodes noticed tables that differ: {'n2': 1}"),
         (go_back, "the stream of events went back 1 times"),
         (not_come_to_rest, "did not come to rest after healing: no leader"),
+        (leave_out, "1 tasks were left out of the list of tasks, and are on record: quick"),
         (fall_silent, "nothing was acknowledged for 61 s"),
         (break_an_invariant, "n1 said: a broken invariant"),
     ],

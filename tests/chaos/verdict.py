@@ -166,6 +166,8 @@ def problems_of_tables(history: History, problems: list[str]) -> None:
     seen = {node: count for node, count in history.tables_differ.items() if count}
     if seen:
         problems.append(f"nodes noticed tables that differ: {seen}")
+    for where, tasks in history.left_out.items():
+        problems.append(f"{len(tasks)} tasks were left out of {where}, and are on record: {_some(tasks)}")
     if history.events_went_back:
         problems.append(f"the stream of events went back {history.events_went_back} times")
 
