@@ -16,6 +16,8 @@ FORMAT = 2
 LOG = "log.db"
 LOCK = "lock"
 IDENTITY = "identity.json"
+DAMAGE = "damage.txt"
+"""What was found damaged while the node ran. A start does not read everything, so it must be told."""
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,6 +137,7 @@ class Directory:
             refuse_stranger(self.path, found.owner, Owner(node_id, cluster, found.created))
             if not self.log.exists():
                 raise StoreDamaged(f"{self.path} has lost its {LOG}: this node must not vote as if it were new.")
+            self._refuse_noted_damage()
             return found
         else:
             identity = msgspec.structs.replace(
@@ -147,6 +150,28 @@ class Directory:
         if identity != found:
             write_identity(self.path, identity)
         return identity
+
+    def _refuse_noted_damage(self) -> None:
+        note = self.path / DAMAGE
+        if note.exists():
+            finding = note.read_text(encoding="utf-8", errors="replace").strip().rstrip(".")
+            raise StoreDamaged(
+                f"{self.path} was found damaged while the node ran: {finding} (to start from it all the same, remove"
+                f" {note})."
+            )
+
+    def note_damage(self, finding: str) -> None:
+        """Refuse this directory from the next start on. If that cannot be written, the next start finds out itself, or
+        whoever reads the damaged part again.
+        """
+        try:
+            with (self.path / DAMAGE).open("w", encoding="utf-8") as file:
+                file.write(f"{finding}\n")
+                file.flush()
+                os.fsync(file.fileno())
+            sync_directory(self.path)
+        except OSError:
+            return
 
     def count_start(self, incarnation: int) -> None:
         """Durably. From the first one on, a directory without its log is a loss and not a beginning."""

@@ -62,15 +62,20 @@ def in_words(error: BaseException) -> str:
 
 def advice(error: BaseException) -> str:
     """What to do about it."""
-    if isinstance(error, StoreDamaged):
+    if is_damage(error):
         return WHAT_TO_DO
     if is_full(error):
         return MAKE_ROOM
     if isinstance(error, sqlite3.OperationalError | OSError | DiskBehind):
         return LOOK_AT_THE_DISK
-    if isinstance(error, sqlite3.DatabaseError):
-        return WHAT_TO_DO
     return REPORT_IT
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether what is on disk is not as it was written; not so when the disk only refuses to do something."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return isinstance(error, StoreDamaged)
 
 
 def is_full(error: BaseException) -> bool:
@@ -87,8 +92,10 @@ class Fault:
     2020).
     """
 
-    def __init__(self, post: Callable[[Event], None]) -> None:
+    def __init__(self, post: Callable[[Event], None], note_damage: Callable[[str], None]) -> None:
+        """`note_damage` is told what is damaged, before the core hears of it, so that the next start knows."""
         self._post = post
+        self._note_damage = note_damage
         self._lock = Lock()
         self.reason = ""
         """Empty while all is well."""
@@ -99,4 +106,7 @@ class Fault:
             if self.reason:
                 return
             self.reason = f"{doing} failed: {in_words(error).rstrip('.')}. {advice(error)}"
+        if is_damage(error):
+            finding = in_words(error)
+            self._note_damage(finding if isinstance(error, StoreDamaged) else f"{doing} failed: {finding}")
         self._post(DiskFailed(self.reason))

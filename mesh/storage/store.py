@@ -107,8 +107,8 @@ class Store:
         rejoining: bool = False,
     ) -> None:
         self._post = post
-        self._fault = Fault(post)
         self._directory = directory = Directory(data_dir, node_id=node_id, cluster=cluster, rejoining=rejoining)
+        self._fault = Fault(post, directory.note_damage)
         is_new = not directory.identity.is_complete
         try:
             with opening(directory.log):

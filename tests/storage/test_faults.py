@@ -12,6 +12,7 @@ from mesh.events import DiskFailed, Durable, Event, LedgerWritten, RowsLoaded, S
 from mesh.ids import PersistToken, TaskId
 from mesh.storage import reader, work_queue
 from mesh.storage.faults import StoreDamaged, StoreRefused
+from mesh.storage.quarantine import set_aside
 from mesh.storage.reader import TRIES_MAX
 from tests.storage.disk import WAIT_S, Disk, disk, entries, entry, ledger_write, task, vote
 from tests.storage.faulty_disk import (
@@ -333,12 +334,50 @@ def test_a_read_that_is_under_way_at_close_is_no_failure(tmp_path: Path) -> None
         assert not isinstance(opened.events.get(), DiskFailed)
 
 
-def test_a_damaged_row_names_the_file_and_what_to_do(tmp_path: Path) -> None:
-    """The process stops, and at its next start sets the directory aside."""
-    _table(tmp_path)
-    data = (tmp_path / "ledger-1.db").read_bytes()
-    (tmp_path / "ledger-1.db").write_bytes(data.replace(bytes(3_000), bytes(2_999) + b"\1"))
-    with disk(tmp_path, node_id="ana") as opened:
+def _rotten(data_dir: Path) -> str:
+    """The records of finished tasks have rotted; a start does not read them, but somebody has asked for one."""
+    _table(data_dir)
+    data = (data_dir / "ledger-1.db").read_bytes()
+    (data_dir / "ledger-1.db").write_bytes(data.replace(bytes(3_000), bytes(2_999) + b"\1"))
+    with disk(data_dir, node_id="ana") as opened:
         opened.store.perform(LoadRows(1, [TaskId("t007")]))
-        reason = opened.next(DiskFailed).reason
+        return opened.next(DiskFailed).reason
+
+
+def test_a_damaged_row_names_the_file_and_what_to_do(tmp_path: Path) -> None:
+    reason = _rotten(tmp_path)
     assert f"{tmp_path}/ledger-1.db is damaged: task t007 is not as it was written. Start the node again" in reason
+
+
+def test_what_was_found_damaged_while_the_node_ran_is_known_to_the_next_start(tmp_path: Path) -> None:
+    """Otherwise it would start from it again and again, and fall at each question. It is set aside, note and all."""
+    _rotten(tmp_path / "ana")
+    for _ in range(2):
+        with pytest.raises(StoreDamaged, match=r"was found damaged while the node ran: .*task t007 is not as it was"):
+            Disk(tmp_path / "ana", node_id="ana")
+    aside = set_aside(tmp_path / "ana", "task t007 is not as it was written", "at night")
+    assert "t007" in (aside / "damage.txt").read_text()
+    with disk(tmp_path / "ana", node_id="ana") as again:
+        assert (again.store.rejoining, again.recovered.finished) == (True, [])
+
+
+def test_an_only_voter_may_go_on_with_what_is_left(tmp_path: Path) -> None:
+    """There are no peers to recover from: its operator takes the note away, and loses one result instead of all."""
+    _rotten(tmp_path)
+    (tmp_path / "damage.txt").unlink()
+    with disk(tmp_path, node_id="ana") as again:
+        assert len(again.recovered.finished) == 100
+
+
+def test_a_disk_that_only_fails_is_not_noted_as_damaged(tmp_path: Path) -> None:
+    """EIO on a read: with the disk back, the node starts from all it had."""
+    _table(tmp_path)
+    started = Signal()
+    with beneath(_once("read", "ledger-1.db", IOERR_READ, times=1, after=started)):
+        opened = Disk(tmp_path, node_id="ana")
+        started.set()
+        opened.store.perform(LoadRows(1, []))
+        opened.next(DiskFailed)
+        opened.store.close()
+    with disk(tmp_path, node_id="ana") as again:
+        assert len(again.recovered.finished) == 100
