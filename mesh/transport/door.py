@@ -67,7 +67,7 @@ class Door:
     def admit(self, roll: Roll) -> None:
         """Judge by this roll from now on."""
         self.roll = roll
-        members = {member.node_id for member in roll.members}
+        members = {member.node_id for member in roll.everybody}
         for node_id in [node_id for node_id in self._newest if node_id not in members]:
             if node_id not in self._dialled:
                 del self._newest[node_id]
@@ -115,7 +115,7 @@ class Door:
         if who.protocol > 1:
             return judge(roll, Standing(who.node_id, who.mark, who.since))
         # It does not know that there are marks, so all it has to be is one of those we expect.
-        known = who.node_id in self._dialled or any(member.node_id == who.node_id for member in roll.members)
+        known = who.node_id in self._dialled or any(member.node_id == who.node_id for member in roll.everybody)
         return Verdict.ACCEPTED if known else Verdict.STRANGER
 
     def _stale(self, who: Hello | Welcome) -> str:

@@ -182,7 +182,7 @@ class Transport:
         me = self._identity.node_id
         if any(member.node_id == me for member in roll.members):
             self._by_hand.clear()
-        members = {member.node_id: member.address for member in roll.members if member.node_id != me}
+        members = {member.node_id: member.address for member in roll.everybody if member.node_id != me}
         for peer in [peer for peer in self._peers if peer not in members and peer not in self._by_hand]:
             self._drop(peer)
         for listener in self._listeners.values():

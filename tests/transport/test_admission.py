@@ -95,6 +95,8 @@ def test_a_stranger_knocks_and_is_in_as_soon_as_it_is_admitted(secret: bytes | N
             eva.dial(ana)
             await ana.hears(Knocked(EVA, eva.address, "m-eva"))
             await eva.hears(TurnedAway(ANA, Verdict.STRANGER, LogIndex(4)))
+            # It was refused on both channels, and is told once.
+            assert 2 * len(eva.told(TurnedAway)) <= eva.transport.counters["refused_by_peer"] + 1
             assert eva.told(LinkUp) == []
             assert ana.told(LinkUp) in ([], [LinkUp(BEN, 1, "m-ben")])
             admitted = time.monotonic()
@@ -129,6 +131,55 @@ async def test_a_knock_may_be_answered_at_once() -> None:
         await ana.hears(LinkUp(EVA, 1, "m-eva"))
         await eva.hears(LinkUp(ANA, 1, "m-ana"))
         assert ana.told(Knocked) == [Knocked(EVA, eva.address, "m-eva")]
+
+
+@played
+async def test_a_roll_may_be_followed_by_another_while_it_is_put_in_force() -> None:
+    """Ben is not in the roll at 5, and when Ana's core is told that his link is down it has a roll at 6 already. Eva,
+    whom only the one at 5 has, is not dialled."""
+    with stage() as s:
+        ana, ben, eva = (s.node(name) for name in ("ana", "ben", "eva"))
+        s.admit(4, ana, ben)
+        await ana.hears(LinkUp(BEN, 1))
+
+        def go_on(event: Event) -> None:
+            if event == LinkDown(BEN):
+                ana.transport.admit(roll(6, ana), LogIndex(6))
+
+        ana.on_event = go_on
+        ana.transport.admit(roll(5, ana, eva), LogIndex(5))
+        assert list(ana.transport._peers) == []
+        assert ana.transport._around.notary.since == 6
+
+
+@played
+async def test_one_that_took_the_place_of_another_is_let_in_while_that_one_is_still_here() -> None:
+    """Ana lags: her roll has the old log of Ben, whose seventh start is linked. The new one, in its first, knows of a
+    later roll that has it. It is let in and has the id from then on."""
+    with stage() as s:
+        ana = s.node("ana", mark="m-ana")
+        old, new = s.node("ben", mark="m-old", incarnation=7), s.node("ben", mark="m-new")
+        ana.transport.admit(roll(4, old), LogIndex(0))
+        old.dial(ana)
+        await old.hears(LinkUp(ANA, 1, "m-ana"))
+        new.transport.admit(roll(9, ana, new), LogIndex(9))
+        await new.hears(LinkUp(ANA, 1, "m-ana"))
+        for channel in (Channel.CTL, Channel.DATA):
+            assert ana.transport._listeners[channel]._nodes[BEN].hello.mark == "m-new"
+
+
+@played
+async def test_whom_we_reached_counts_as_having_been_here() -> None:
+    """Ana dialled incarnation 3 of Ben, which never dialled her. Incarnation 2 dials, and is over."""
+    with stage() as s:
+        ana, third, second = s.node("ana"), s.node("ben", incarnation=3), s.node("ben", incarnation=2)
+        third.lets_in(ANA)
+        ana.dial(third)
+        await ana.hears(LinkUp(BEN, 3))
+        second.dial(ana)
+        await second.counts("refused_by_peer")
+        assert second.events == []
+        assert ana.events == [LinkUp(BEN, 3)]
 
 
 @played
@@ -245,6 +296,7 @@ async def test_what_was_dialled_by_hand_stays_until_we_belong() -> None:
         assert LinkDown(ANA) not in eva.events
         eva.transport.admit(roll(9, ben, eva), since)
         assert eva.events[-1] == LinkDown(ANA)
+        assert list(eva.transport._peers) == [BEN]
         assert eva.transport.send(BEN, Channel.CTL, b"I belong")
         await ben.hears(PeerMessage(EVA, b"I belong"))
 
