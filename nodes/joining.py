@@ -1,6 +1,7 @@
 """How a node finds the mesh it is to take part in: it asks, as a client, whoever it was given."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ CONNECT_TIMEOUT_S = 2.0
 ANSWER_TIMEOUT_S = 5.0
 """To hear from it."""
 PAUSE_S = 0.5
-ASK_AGAIN_S = 5.0
+ASK_AGAIN_S = 2.0
 """A node that is not taken in yet looks this often who is there."""
 
 
@@ -36,15 +37,18 @@ async def find_mesh(seeds: Sequence[str], secret_file: Path | None) -> Found:
         OSError: the secret cannot be read.
     """
     peers = ",".join(seeds)
-    has_said = False
-    while True:
-        try:
-            return await ask(peers, secret_file)
-        except MeshUnavailable as error:
-            if not has_said:
-                LOG.warning("waiting for a node to join at %s: %s", peers, error)
-                has_said = True
-        await asyncio.sleep(PAUSE_S)
+    links = logging.getLogger("mesh.transport")
+    try:
+        while True:
+            try:
+                return await ask(peers, secret_file)
+            except MeshUnavailable as error:
+                if not links.level:
+                    LOG.warning("waiting for a node to join at %s: %s", peers, error)
+                    links.setLevel(logging.ERROR)  # Each try has new links, which would say the same again.
+            await asyncio.sleep(PAUSE_S)
+    finally:
+        links.setLevel(logging.NOTSET)
 
 
 async def ask(peers: str, secret_file: Path | None) -> Found:
@@ -60,6 +64,7 @@ def _reachable(status: Status) -> tuple[tuple[NodeId, str], ...]:
 
 
 async def knock(
+    node_id: str,
     seeds: Sequence[str],
     secret_file: Path | None,
     found: Found | None,
@@ -70,6 +75,7 @@ async def knock(
 
     `found` is what is known already. Given up when `dial` says so.
     """
+    said = ""
     while not is_taken_in():
         if not seeds:
             LOG.warning("does not take part in a mesh yet; name some nodes of one with --join")
@@ -77,8 +83,25 @@ async def knock(
         found = found or await _look(seeds, secret_file)
         if found is not None and not dial(found):
             return
-        found = None
         await asyncio.sleep(ASK_AGAIN_S)
+        why = _why_not(node_id, found)
+        if why != said and not is_taken_in():
+            LOG.warning("%s", why)
+            said = why
+        found = None
+
+
+def _why_not(node_id: str, found: Found | None) -> str:
+    """What a node waits for that has knocked and is not taken in."""
+    if found is None:
+        return "waiting to be taken in; nobody answers just now"
+    there = dict(found.nodes).get(NodeId(node_id))
+    if there is None:
+        return f"waiting to be taken in by mesh {found.cluster}; it needs a quorum for that"
+    return (
+        f"mesh {found.cluster} has a {node_id} at {there} with another log; this one takes its place once that has "
+        f"failed, or at once after `mesh node forget {node_id}`"
+    )
 
 
 async def _look(seeds: Sequence[str], secret_file: Path | None) -> Found | None:

@@ -61,7 +61,8 @@ async def _open(settings: NodeSettings, known: Identity | None, post: Post, trou
     is_founder = not settings.join and not (known is not None and known.rejoining)
     cluster = known.cluster if known is not None else ""
     if is_founder and settings.voters:
-        cluster = settings.cluster  # A directory of another mesh is refused.
+        _refuse_other_list(settings, known)
+        cluster = settings.cluster
     elif is_founder:
         is_founder = cluster in ("", settings.cluster)  # Otherwise it goes on in the mesh it belongs to.
         cluster = cluster or settings.cluster
@@ -89,6 +90,14 @@ async def _open(settings: NodeSettings, known: Identity | None, post: Post, trou
         store.close()
         raise
     return Opened(store, recovered, cluster, settings.founding if is_founder else (), found, trouble)
+
+
+def _refuse_other_list(settings: NodeSettings, known: Identity | None) -> None:
+    if known is not None and known.node_id == settings.id and known.cluster not in ("", settings.cluster):
+        raise StoreRefused(
+            f"{settings.directory} belongs to another mesh ({known.cluster}) than the one --voters founds "
+            f"({settings.cluster}): give the list this one was founded with, or neither --voters nor --join."
+        )
 
 
 def refuse_other_mesh(opened: Opened, found: Found, settings: NodeSettings) -> None:

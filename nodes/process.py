@@ -94,7 +94,14 @@ class Process:
         background = [
             self._loop.create_task(self._start_agents(), name="start agents"),
             self._loop.create_task(
-                knock(settings.seeds, settings.secret_file, opened.found, self._is_member, partial(self._dial, opened)),
+                knock(
+                    settings.id,
+                    settings.seeds,
+                    settings.secret_file,
+                    opened.found,
+                    self._is_member,
+                    partial(self._dial, opened),
+                ),
                 name="knock",
             ),
         ]

@@ -5,7 +5,7 @@ from hashlib import blake2b
 from os import getpid
 from pathlib import Path
 
-from mesh.config import VOTERS_MAX, GossipConfig, MembershipConfig, NodeConfig
+from mesh.config import PROTOCOL, VOTERS_MAX, GossipConfig, MembershipConfig, NodeConfig
 from mesh.transport.address import TransportRefused, parse
 
 SLOTS_DEFAULT = 256
@@ -161,6 +161,7 @@ class NodeSettings:
             voters=voters,
             pid=getpid(),
             slots=self.slots,
+            protocol=PROTOCOL if self.protocol is None else self.protocol,
             labels=self.labels,
             epoch_ms=epoch_ms,
             gossip=gossip,

@@ -36,10 +36,13 @@ class RealMesh:
         heartbeat_ms: int = 200,
         slots: int = 64,
         flags: Sequence[str] = (),
+        base: int = 0,
     ) -> None:
+        """`base`: the first port of another mesh, to take part in that one from another directory."""
         self.directory = directory
+        directory.mkdir(exist_ok=True)
         most = max(nodes, most)
-        self.base = free_base(most)
+        self.base = base or free_base(most)
         self.ids = [f"n{k + 1}" for k in range(nodes)]
         self.places = {f"n{k + 1}": f"127.0.0.1:{self.base + 10 * k}" for k in range(most)}
         self.addresses = {node_id: self.places[node_id] for node_id in self.ids}

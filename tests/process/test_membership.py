@@ -169,6 +169,29 @@ def test_a_voter_whose_data_is_wiped_comes_back_as_a_learner_and_is_given_its_vo
 
 
 @pytest.mark.timeout(60)
+def test_a_second_node_of_a_name_waits_until_the_first_is_forgotten(tmp_path: Path) -> None:
+    """It says so; then it has the name, and the first, which was told to end, never comes back with what it has."""
+
+    async def story() -> None:
+        async with real_mesh(tmp_path, most=4) as (mesh, client):
+            second = RealMesh(tmp_path / "second", most=4, base=mesh.base)
+            second.places["n3"] = mesh.places["n4"]
+            second.join("n3", seeds=["n1"])
+            try:
+                await until(client, lambda _: "has a n3 at" in second.log("n3").read_text())
+                assert roles(await client.status())["n3"] == "voter"
+                await client.forget("n3")
+                assert (await mesh.end("n3"))[0] == 1
+                await second.ready("n3")
+                status = await until(client, lambda s: len(voters(s)) == 3 and everybody_is_healthy(s))
+                assert [node.address for node in status.nodes] == [mesh.places[name] for name in ("n1", "n2", "n4")]
+            finally:
+                second.stop_all()
+
+    asyncio.run(story())
+
+
+@pytest.mark.timeout(60)
 def test_two_nodes_whose_data_directories_were_swapped_do_not_start(tmp_path: Path) -> None:
     """Each says whose directory it found; put back, they go on."""
 
