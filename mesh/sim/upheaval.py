@@ -58,7 +58,8 @@ class Upheaval:
         for machine, start_ms in zip(machines[len(plan.node_ids) :], plan.spares_start_ms, strict=True):
             machine.is_parked = True
             self._schedule.after(start_ms * 1_000, self._unpark, machine)
-        self._schedule.after(LOOK_US, self._look_after_the_removed)
+        if any(plan.strength(name) for name in UPHEAVALS):
+            self._schedule.after(LOOK_US, self._look_after_the_removed)
 
     def heal(self) -> None:
         """No more of it. Spares that have not come yet, come now; who was removed stays out."""
