@@ -26,6 +26,8 @@ from mesh.sim.world import Verdict, run_seed
 
 README = Path(__file__).parents[2] / "tests" / "sim" / "README.md"
 PROGRESS_S = 20.0
+SHRINKS_MAX = 12
+"""Runs spent on making the failure behind each ablation smaller."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -101,8 +103,8 @@ def run_shrink(seed: int) -> int:
 def run_ablations(names: list[str], seeds_max: int, jobs: int) -> int:
     """Each in a process of its own; the whole table goes into tests/sim/README.md."""
     found: list[Found] = []
-    hunt = functools.partial(find, seeds_max=seeds_max)
-    with multiprocessing.get_context("spawn").Pool(max(jobs, 1), maxtasksperchild=1) as pool:
+    hunt = functools.partial(find, seeds_max=seeds_max, tries_max=SHRINKS_MAX)
+    with multiprocessing.get_context("spawn").Pool(max(jobs, 1), _collect_seldom, maxtasksperchild=1) as pool:
         for result in pool.imap(hunt, names, chunksize=1):
             found.append(result)
             print(f"{result.name}: {result.summary}", flush=True)

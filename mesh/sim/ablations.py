@@ -29,8 +29,12 @@ from mesh.raft.log import Log
 from mesh.raft.replica import Replica, Role
 from mesh.sim.ablation import Ablation, Found, Replacement
 from mesh.sim.ablations_membership import MEMBERSHIP
+from mesh.sim.campaign import shrink, smallest
 from mesh.sim.plan import Plan, calm, draw
 from mesh.sim.world import run_seed
+
+_TRIPS = (LookupError, TypeError, AttributeError, ValueError, RecursionError)
+"""How the rest of the code may trip over a missing safeguard."""
 
 
 @contextmanager
@@ -72,22 +76,33 @@ def plan_for(name: str, seed: int) -> Plan:
     return msgspec.structs.replace(plan, faults={**plan.faults, **ablation.stirred})
 
 
-def find(name: str, seeds_max: int = 1_000, first: int = 0) -> Found:
-    """Run seeds without the safeguard until an invariant breaks, or whatever is left of the code trips over itself."""
+def find(name: str, seeds_max: int = 1_000, first: int = 0, tries_max: int = 0) -> Found:
+    """Run seeds without the safeguard until an invariant breaks, or whatever is left of the code trips over itself.
+
+    The failure is made smaller in up to `tries_max` runs more.
+    """
     says = ABLATIONS[name].says
     with removed(name):
         for tried in range(1, seeds_max + 1):
             try:
                 verdict = run_seed(first + tried - 1, plan_for(name, first + tried - 1))
-            except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            except _TRIPS as error:
                 trip = f"{type(error).__name__}: {error}"
                 break
             if verdict.invariant:
-                return Found(name, says, tried, verdict.invariant, verdict.detail, tried)
+                story = _smallest(name, first + tried - 1, tries_max) if tries_max else ""
+                return Found(name, says, tried, verdict.invariant, verdict.detail, tried, story)
         else:
             return Found(name, says, 0, "", "", seeds_max)
     run_seed(first + tried - 1, plan_for(name, first + tried - 1))  # With the safeguard in place it must not trip.
     return Found(name, says, tried, "the code trips over itself", trip, tried)
+
+
+def _smallest(name: str, seed: int, tries_max: int) -> str:
+    try:
+        return smallest(*shrink(seed, plan_for(name, seed), tries_max))
+    except _TRIPS:
+        return ""
 
 
 # --- Raft -------------------------------------------------------------------------------------------------------------
@@ -411,10 +426,13 @@ BEGIN, END = "<!-- ablations begin -->", "<!-- ablations end -->"
 
 def table(found: list[Found]) -> str:
     """The results as Markdown."""
-    lines = ["| safeguard removed | what is broken | found after | by invariant |", "|---|---|---|---|"]
+    lines = [
+        "| safeguard removed | what is broken | found after | by invariant | made as small as |",
+        "|---|---|---|---|---|",
+    ]
     for result in found:
         after = f"{result.seeds} seed{'s' if result.seeds > 1 else ''}" if result.seeds else f"not in {result.tried}"
-        lines.append(f"| `{result.name}` | {result.says} | {after} | {result.invariant} |")
+        lines.append(f"| `{result.name}` | {result.says} | {after} | {result.invariant} | {result.story} |")
     return "\n".join(lines)
 
 

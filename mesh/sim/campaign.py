@@ -92,20 +92,20 @@ def tell(seed: int, plan: Plan | None = None) -> tuple[Verdict, list[str]]:
     ]
 
 
-def shrink(seed: int) -> tuple[Plan, Verdict]:
+def shrink(seed: int, plan: Plan | None = None, tries_max: int = WEAKENINGS_MAX) -> tuple[Plan, Verdict]:
     """Make a failing plan smaller, as long as it breaks the same invariant.
 
-    Faults off one by one, fewer tasks and clients, a shorter run. Returns the smallest plan found; a plan that breaks
-    nothing is returned as it is.
+    Faults off, all and by halves and one by one, fewer hosts, tasks and clients, a shorter run. Returns the smallest
+    plan found; a plan that breaks nothing is returned as it is.
     """
-    plan = draw(seed)
+    plan = draw(seed) if plan is None else plan
     verdict = run_seed(seed, plan)
     if not verdict.invariant:
         return plan, verdict
     tries, is_smaller = 0, True
-    while is_smaller and tries < WEAKENINGS_MAX:
+    while is_smaller and tries < tries_max:
         is_smaller = False
-        for weaker in _weaker(plan, verdict):
+        for weaker in _weaker(plan, verdict)[: tries_max - tries]:
             tries += 1
             result = run_seed(seed, weaker)
             if result.invariant == verdict.invariant:
@@ -114,14 +114,28 @@ def shrink(seed: int) -> tuple[Plan, Verdict]:
     return plan, verdict
 
 
+def smallest(plan: Plan, verdict: Verdict) -> str:
+    """How small a failure was made, in words."""
+    faults = ", ".join(plan.faults) or "no fault"
+    return f"{len(plan.host_ids)} nodes, {verdict.events:,} events, {faults}"
+
+
 def _weaker(plan: Plan, verdict: Verdict) -> list[Plan]:
-    """Plans a little smaller than this one."""
+    """Plans a little smaller than this one, the boldest first."""
     replace = msgspec.structs.replace
     weaker = []
-    for name in plan.faults:
-        weaker.append(replace(plan, faults={fault: plan.faults[fault] for fault in plan.faults if fault != name}))
+    names = list(plan.faults)
+    half = len(names) // 2
+    for fewer in ([], names[:half], names[half:]) if half else ():
+        weaker.append(replace(plan, faults={fault: plan.faults[fault] for fault in fewer}))
     if verdict.virtual_ms < plan.safety_ms:
         weaker.append(replace(plan, safety_ms=verdict.virtual_ms + 1))
+    for name in names:
+        weaker.append(replace(plan, faults={fault: plan.faults[fault] for fault in names if fault != name}))
+    if plan.spare_ids:
+        founders = len(plan.node_ids)
+        slots, capabilities = plan.slots[:founders], plan.capabilities[:founders]
+        weaker.append(replace(plan, spare_ids=(), spares_start_ms=(), slots=slots, capabilities=capabilities))
     if plan.clients > 1:
         weaker.append(replace(plan, clients=1))
     if plan.tasks_max > 5:
