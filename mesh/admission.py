@@ -31,6 +31,16 @@ class Roll(msgspec.Struct, frozen=True):
     members: tuple[Member, ...]
     forgotten: tuple[str, ...] = ()
     """Marks of logs that were removed or replaced."""
+    before: tuple[Member, ...] = ()
+    """While this one is not committed: the members of the last that is. The change may yet be undone, perhaps by one of
+    them, so they are not shut out by it.
+    """
+
+    @property
+    def everybody(self) -> tuple[Member, ...]:
+        """Whom to keep links to."""
+        ids = {member.node_id for member in self.members}
+        return self.members + tuple(member for member in self.before if member.node_id not in ids)
 
 
 class Verdict(IntEnum):
@@ -53,6 +63,8 @@ def judge(roll: Roll, standing: Standing) -> Verdict:
     """
     known = next((member for member in roll.members if member.node_id == standing.node_id), None)
     if known is not None and known.mark in ("", standing.mark):
+        return Verdict.ACCEPTED
+    if any(member.node_id == standing.node_id and member.mark == standing.mark for member in roll.before):
         return Verdict.ACCEPTED
     if standing.mark and standing.mark in roll.forgotten:
         return Verdict.REMOVED if roll.is_committed else Verdict.STRANGER

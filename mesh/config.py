@@ -9,6 +9,9 @@ FINISHED_MAX = 1 << 18
 """How many finished tasks are remembered (id, result, history). The oldest is forgotten when one more finishes.
 Part of the protocol: the same on every node, because it decides whether a repeated id is recognised."""
 
+PROTOCOL = 2
+"""What this release speaks. It works together with the one before, and says nothing to it that it would not know."""
+
 VOTERS_MAX = 7
 """More make every commit dearer, and no mesh safer than 7 do."""
 
@@ -184,3 +187,5 @@ class NodeConfig:
     """Names this node's log: minted with its data directory, and never used by another."""
     trouble: str = ""
     """What was wrong at start, for the status; empty if nothing was."""
+    protocol: int = PROTOCOL
+    """The latest this node speaks."""

@@ -205,6 +205,8 @@ class Heartbeat(_Message, frozen=True, tag=20):
     """What is wrong with this node, in one sentence; empty while nothing is."""
     mark: str = ""
     """Names the log it keeps."""
+    protocol: int = 1
+    """The latest it speaks."""
 
 
 # --- leader and holders of leases -------------------------------------------------------------------------------------

@@ -54,3 +54,13 @@ def test_what_is_not_committed_removes_nobody_for_good() -> None:
     roll = Roll(ROLL.index, False, ROLL.members, ROLL.forgotten)
     verdicts = [judge(roll, Standing(NodeId(n), m, LogIndex(20))) for n, m in (("kai", "k1"), ("zoe", "z1"))]
     assert verdicts == [Verdict.STRANGER, Verdict.STRANGER]
+
+
+def test_a_change_that_may_be_undone_shuts_nobody_out() -> None:
+    """By entry 25, not committed, eva is forgotten and ben has another log. Either may lead those who undo it."""
+    before = ROLL.members
+    members = (before[0], Member(NodeId("ben"), "ben:1", "b2"))
+    roll = Roll(LogIndex(25), False, members, ("e1", "b1"), (*before[:2], Member(NodeId("eva"), "eva:1", "e1")))
+    standings = [Standing(NodeId(n), m, LogIndex(20)) for n, m in (("eva", "e1"), ("ben", "b1"), ("ben", "b2"))]
+    assert [judge(roll, standing) for standing in standings] == [Verdict.ACCEPTED] * 3
+    assert [member.node_id for member in roll.everybody] == ["ana", "ben", "eva"]

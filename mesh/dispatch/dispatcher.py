@@ -50,6 +50,10 @@ class Dispatcher:
         self._commands: deque[Command] = deque()
         self._specs: deque[TaskSpec] = deque()
         self._granting: dict[TaskId, NodeId] = {}
+        self._unplaced: dict[TaskId, str] = {}
+        """Submits proposed without a grant, by capability: until they are applied they are in no queue, and nobody may
+        overtake them.
+        """
         self._reporting: dict[TaskId, Reporting] = {}
         self._reported: dict[NodeId, int] = {}
         self.candidates: dict[NodeId, Candidate] = {}
@@ -74,6 +78,7 @@ class Dispatcher:
         granting, self._granting = self._granting, {}
         for task_id in granting:
             self._put_back(task_id)
+        self._unplaced.clear()
         self._reporting.clear()
         self._reported.clear()
 
@@ -229,18 +234,22 @@ class Dispatcher:
             taken.append(spec)
             commands.append(SubmitTask(spec))
         queue, ledger = self.ledger.queue, self.ledger
-        shut: dict[str, bool] = {}
+        shut = dict.fromkeys(self._unplaced.values(), True)
         for spec in sorted(taken, key=_priority):
             capability = spec.capability
             if capability not in shut:
                 shut[capability] = queue.first(capability) is not None
-            if shut[capability] or spec.not_before_ms > at_ms:
+            if spec.not_before_ms > at_ms:
+                continue
+            if shut[capability]:
+                self._unplaced[spec.task_id] = capability
                 continue
             if spec.task_id in self._granting or spec.task_id in ledger.tasks or spec.task_id in ledger.finished:
                 continue
             candidate = self._placement.choose(self._eligible(capability))
             if candidate is None:
                 shut[capability] = True
+                self._unplaced[spec.task_id] = capability
                 continue
             self._grant(commands, spec.task_id, candidate)
 
@@ -304,6 +313,7 @@ class Dispatcher:
                 self._put_back(command.task_id)
             elif type(command) is SubmitTask:
                 specs.append(command.spec)
+                self._unplaced.pop(command.spec.task_id, None)
             else:
                 others.append(command)
         self._commands.extendleft(reversed(others))
@@ -314,6 +324,10 @@ class Dispatcher:
     def applied(self, applied: Applied, commands: Sequence[Command]) -> dict[NodeId, list[AttemptOrder]]:
         """An entry of this office has been applied. Returns the orders to send, by holder."""
         candidates = self.candidates
+        if self._unplaced:
+            for command in commands:
+                if type(command) is SubmitTask:
+                    self._unplaced.pop(command.spec.task_id, None)
         for lease in applied.ended:
             reporting = self._reporting.get(lease.task_id)
             if reporting is not None and reporting.token == lease.token:

@@ -33,6 +33,10 @@ class Behind:
         self._next_ms = now_ms + self._config.ledger_flush_ms
         self.paused = False
         """While a table from the leader replaces this one."""
+        self.moves = 0
+        """How often what was in memory alone has come to be on disk. What was read from disk before the latest time does
+        not make a whole with what is in memory now.
+        """
 
     def find(self, task_id: TaskId) -> Task | None:
         """A task that is in memory, live or lately finished."""
@@ -79,6 +83,7 @@ class Behind:
         """The table on disk covers everything up to `applied_index`: the log before it may go, but for a tail, and but
         for what follows `needed_after`, where a table stands that is being sent to a follower.
         """
+        self.moves += 1
         self._is_writing = False
         self._writing = {}
         self._writing_events = []
@@ -108,6 +113,7 @@ class Behind:
 
     def replaced(self) -> None:
         """A table from the leader took the place of this one."""
+        self.moves += 1
         self._is_writing = False
         self._writing = {}
         self._writing_events = []

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 NO_LEADER = "no leader is known here just now; nothing was done, try again"
 NOT_SERVING = "this node does not lead (any more); nothing was done, try again"
 LOADS_MAX = 10_000
+LOAD_TRIES_MAX = 10
 LOADED_AT_ONCE_MAX = 64
 """Rows of watched tasks that one read brings into memory; a row may weigh 3 MiB."""
 ENTRIES_A_PAGE_MAX = 100
@@ -56,10 +57,14 @@ CLIENTS_PER_START = 1 << 32
 
 
 class Load(msgspec.Struct):
-    """A read of the ledger store on its way, and who it is for. `ask` is None for the end of watched tasks."""
+    """A read of the ledger store on its way, and who it is for. `ask` is None for the end of watched tasks. `moves` is
+    what `Behind.moves` was when it left, `tries` how often it was made.
+    """
 
     client: Client
     ask: Ask | None
+    moves: int
+    tries: int = 1
 
 
 class ClientDesk:
@@ -270,9 +275,12 @@ class ClientDesk:
             if ask is not None:
                 self.answer(client, ask.request, Code.BACKPRESSURE, "too many reads wait for the disk; try again")
             return
+        self._read(Load(client, ask, self._node.behind.moves), task_ids)
+
+    def _read(self, load: Load, task_ids: list[TaskId]) -> None:
         self._last_load += 1
-        load_id = self._last_load
-        self._loads[load_id] = Load(client, ask)
+        load_id, ask = self._last_load, load.ask
+        self._loads[load_id] = load
         if ask is not None and ask.question == Question.EVENTS:
             self._node.out.append(LoadHistory(load_id, requests.cursor(ask), _entries_max(ask)))
         elif ask is not None and not task_ids:
@@ -283,11 +291,30 @@ class ClientDesk:
         else:
             self._node.out.append(LoadRows(load_id, task_ids, limit=len(task_ids)))
 
+    def _is_whole(self, load: Load) -> bool:
+        """Whether what was read goes together with what is in memory now. What was written meanwhile may be in neither:
+        then it is read again.
+        """
+        moves = self._node.behind.moves
+        if load.moves == moves:
+            return True
+        assert load.ask is not None, "pages are asked for"
+        if load.tries >= LOAD_TRIES_MAX:
+            text = "the table was written too often while it was read; try again"
+            self.answer(load.client, load.ask.request, Code.BACKPRESSURE, text)
+        else:
+            load.moves = moves
+            load.tries += 1
+            self._read(load, [])
+        return False
+
     def rows_loaded(self, event: RowsLoaded) -> None:
         load = self._loads.pop(event.read_id, None)
         if load is None:
             return
         client, ask = load.client, load.ask
+        if ask is not None and ask.question == Question.TASKS and not self._is_whole(load):
+            return
         tasks = [decode_task(row.record) for row in event.rows]
         if ask is None:
             self._loaded_ends(client, tasks)
@@ -304,7 +331,7 @@ class ClientDesk:
 
     def history_loaded(self, event: HistoryLoaded) -> None:
         load = self._loads.pop(event.read_id, None)
-        if load is None or load.ask is None:
+        if load is None or load.ask is None or not self._is_whole(load):
             return
         ask = load.ask
         last = event.batches[-1][0] if event.batches else requests.cursor(ask)

@@ -20,6 +20,8 @@ from mesh.wire.codec import encode
 if TYPE_CHECKING:
     from mesh.node.node import Node
 
+LEAVE_PROTOCOL = 2
+"""Since when there is a command for it."""
 LOOK_MS = 50
 """Pause between two looks at what is still held, or still to be committed."""
 PATIENCE_MS = 2_000
@@ -92,8 +94,12 @@ class Leaving:
             node.out.append(Send(leader, Channel.DATA, encode(departing)))
 
     def on_departing(self, peer: NodeId, message: Departing) -> None:
-        """As leader: a node goes."""
+        """As leader: a node goes. While any node here is of the release before, which has no word for it, the node
+        simply goes, and its silence is noticed.
+        """
         node = self._node
         record = node.ledger.nodes.get(peer)
-        if node.leading.dispatcher.in_office and record is not None and not record.left:
+        if not node.leading.dispatcher.in_office or record is None or record.left:
+            return
+        if all(member.last is None or member.last.protocol >= LEAVE_PROTOCOL for member in node.detector.members()):
             node.leading.dispatcher.urgent(LeaveNode(peer, message.incarnation))

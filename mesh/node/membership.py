@@ -150,7 +150,8 @@ class Membership:
             self.since = found
         if self._is_in:
             raft.unbar()
-        roll = Roll(index, is_committed, configuration.members, configuration.forgotten)
+        before = () if is_committed else raft.configuration_at(raft.commit_index).members
+        roll = Roll(index, is_committed, configuration.members, configuration.forgotten, before)
         self._node.out.append(Admit(roll, self.since))
         if is_committed and self._mark and self._mark in configuration.forgotten:
             self._retire()
@@ -235,7 +236,8 @@ class Membership:
         members = raft.configuration.members
         since = {m.node_id: before.get(m.node_id, now_ms) for m in members if m.node_id in failed}
         self._failed_since_ms = since
-        enough = raft.last_index - node.config.membership.lag_entries_max
+        # It must also know that it takes part: one that does not yet would refuse the very vote it was given.
+        enough = max(raft.last_index - node.config.membership.lag_entries_max, raft.configuration_index)
         return Facts(
             self._marks | {node.node_id: self._mark},
             tuple(member for member, _ in self._knocks.values()),

@@ -50,7 +50,7 @@ from mesh.node.leaving import Leaving
 from mesh.node.lists import Lists
 from mesh.node.membership import Membership
 from mesh.node.orders import Orders
-from mesh.node.transfers import Transfers
+from mesh.node.transfers import Transfers, is_legible
 from mesh.raft.replica import NO_OUTPUT, Replica
 from mesh.wire.codec import Rubbish, decode_heartbeat, decode_peer, decode_summary, decode_task, encode
 
@@ -271,6 +271,7 @@ class Node:
             views=self.detector.views(),
             trouble=self.trouble,
             mark=config.mark,
+            protocol=config.protocol,
         )
         own = self.detector.member(self.node_id)
         assert own is not None, "the detector knows its own node"
@@ -340,8 +341,11 @@ class Node:
         self.out.extend(self.transfers.pulled(peer, message, self.now_ms))
 
     def _on_offer(self, peer: NodeId, message: SnapshotOffer) -> None:
-        if message.term >= self.raft.term:
-            self.out.extend(self.transfers.offered(peer, message, self.ledger.applied_index, self.now_ms))
+        """Only of whom we follow, and only what can be read: our own table makes room for it."""
+        if peer != self.raft.leader_id or message.term != self.raft.term or not is_legible(message.mark):
+            self.count("offers_dropped")
+            return
+        self.out.extend(self.transfers.offered(peer, message, self.ledger.applied_index, self.now_ms))
 
     def _on_chunk(self, peer: NodeId, message: SnapshotChunk) -> None:
         try:

@@ -72,8 +72,10 @@ class Orders:
             self._answer(client, order, *command)
             return
         self._count += 1
-        self._proposed.setdefault(command, []).append((client, order.request))
-        dispatcher.command(command)
+        asked = self._proposed.setdefault(command, [])
+        asked.append((client, order.request))
+        if len(asked) == 1:  # Proposed twice, it might be done again after both were told that it was.
+            dispatcher.command(command)
 
     # --- commands ---
 

@@ -25,10 +25,12 @@ from mesh.effects import (
 from mesh.events import SnapshotOpened, SnapshotRead, SnapshotStaged
 from mesh.ids import LogIndex, NodeId, Term
 from mesh.ledger.intake import Intake, Leftovers
+from mesh.ledger.task import TaskState
 from mesh.messages import SnapshotChunk, SnapshotOffer, SnapshotPull
+from mesh.raft.configuration import decode
 from mesh.raft.progress import ProgressState
 from mesh.raft.replica import Replica
-from mesh.wire.codec import decode_rows, decode_summary, encode
+from mesh.wire.codec import Rubbish, decode_rows, decode_summary, encode
 
 CHUNK_BYTES = 256 << 10
 IDLE_MS_MAX = 5_000
@@ -295,6 +297,15 @@ class Transfers:
             self._discard(self.kept)
             self.kept = None
         return effects
+
+
+def is_legible(mark: LedgerMark) -> bool:
+    """Whether a table with this mark could be put in use."""
+    try:
+        summary = decode_summary(mark.summary)
+    except Rubbish:
+        return False
+    return len(summary.counts) == len(TaskState) and decode(mark.configuration) is not None
 
 
 def _go_on(before: Receiving, after: Receiving) -> bool:

@@ -34,6 +34,10 @@ __all__ = ["NEVER_MS", "NO_OUTPUT", "Outgoing", "RaftOutput", "Replica", "Role"]
 NEVER_MS = 1 << 62
 """A deadline that does not come."""
 
+TERMS_AHEAD_MAX = 1 << 32
+"""A message from a term further than this beyond ours is nonsense: no mesh holds so many elections in a node's absence.
+To take it over would use up the terms there are.
+"""
 _OF_STRANGERS = frozenset({Append, Vote, PreVote})
 
 
@@ -97,7 +101,8 @@ class Replica:
         if s.is_disk_failed:
             return
         kind = type(message)
-        if sender == s.node_id or (sender not in s.log.configurations.members and kind not in _OF_STRANGERS):
+        is_unheard = sender not in s.log.configurations.members and kind not in _OF_STRANGERS
+        if sender == s.node_id or is_unheard or getattr(message, "term", 0) > s.term + TERMS_AHEAD_MAX:
             s.dropped += 1
             return
         if kind is AppendReply:

@@ -27,13 +27,13 @@ from typing import Annotated, TypeAlias, TypeVar
 import msgspec
 
 from mesh.admission import Verdict
+from mesh.config import PROTOCOL
 from mesh.effects import Channel
 from mesh.ids import LogIndex, NodeId
 from mesh.transport.address import TransportRefused
 from mesh.transport.curve import Keys
 
-PROTOCOL = 2
-PROTOCOL_MIN = 1
+PROTOCOL_MIN = PROTOCOL - 1
 
 MESSAGE, HELLO, WELCOME, REFUSED, REHELLO, TURNED_AWAY = 1, 2, 3, 4, 5, 6
 

@@ -66,8 +66,13 @@ def decode_heartbeat(data: bytes) -> Heartbeat:
 
 
 def decode_batch(data: bytes) -> Batch:
-    """A committed entry's commands. What is committed is well formed; anything else is a broken invariant."""
-    return _batch.decode(data)
+    """A committed entry's commands. What is committed is well formed. What cannot be read all the same was proposed by
+    a later release: to go on without it would be to have another table than the others.
+    """
+    try:
+        return _batch.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise AssertionError(f"an entry holds commands that this release does not know ({error}); upgrade it") from None
 
 
 def decode_configuration(data: bytes) -> Configuration:
@@ -88,7 +93,11 @@ def decode_rows(records: list[bytes]) -> list[Task]:
 
 
 def decode_summary(data: bytes) -> Summary:
-    return _summary.decode(data)
+    """What of a table is not a task. Raises Rubbish."""
+    try:
+        return _summary.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Rubbish(str(error)) from None
 
 
 def decode_happenings(data: bytes) -> list[Happening]:

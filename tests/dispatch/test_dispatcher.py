@@ -429,3 +429,34 @@ def test_a_report_under_no_grant_at_all_is_no_report() -> None:
     assert desk.ledger.tasks[TaskId("a")].token == 0
     desk.dispatcher.report([outcome("a", 0), outcome("a", -1, error="nonsense")])
     assert desk.turn() == []
+
+
+def test_a_submit_still_on_its_way_is_not_overtaken() -> None:
+    """S1-09: FIFO. No slot is free when "first" is proposed; one is when "second" is, before "first" is applied.
+
+    Seeds 4, 6 and 7 of the simulator, once it looked at the order of grants.
+    """
+    desk = Desk(slots=1)
+    desk.take_office(ANA)
+    submitted(desk, spec("runs"))
+    desk.dispatcher.submit(spec("first"))
+    on_its_way = desk.dispatcher.next_commands(9_000)
+    desk.dispatcher.report([outcome("runs", 2)])
+    desk.dispatcher.submit(spec("second"))
+    following = desk.dispatcher.next_commands(9_000)
+    assert [type(command) for command in following] == [CompleteTask, SubmitTask]
+    desk.apply(on_its_way)
+    desk.apply(following)
+    assert desk.turn() == [GrantLease(TaskId("first"), ANA)]
+
+
+def test_a_submit_that_was_not_taken_holds_nobody_up() -> None:
+    """Raft would not have the entry: its submit is gathered again, and nothing is remembered of it."""
+    desk = Desk(slots=1)
+    desk.take_office(ANA)
+    submitted(desk, spec("runs"))
+    desk.dispatcher.submit(spec("first"))
+    desk.dispatcher.proposal_refused(desk.dispatcher.next_commands(9_000))
+    desk.dispatcher.report([outcome("runs", 2)])
+    desk.turn()
+    assert desk.ledger.tasks[TaskId("first")].node_id == ANA

@@ -1,5 +1,7 @@
 """Going of one's own accord: what runs is finished or given back, and nobody is charged for it."""
 
+import msgspec
+
 from mesh.documents import Status
 from mesh.effects import Retire
 from mesh.events import Leave
@@ -141,3 +143,14 @@ def test_the_last_of_a_mesh_agrees_to_its_own_departure() -> None:
     stage.run(1_000)
     assert stage.retired == [(ANA, GONE)]
     assert stage.nodes[ANA].ledger.nodes[ANA].left
+
+
+def test_a_release_that_has_no_word_for_it_is_spared_the_command() -> None:
+    """eva speaks the protocol before. ben goes; his silence is noticed, and nothing is written that eva cannot read."""
+    trio = three_run()
+    member = trio.leader.node.detector.member(EVA)
+    assert member is not None and member.last is not None
+    member.last = msgspec.structs.replace(member.last, protocol=1)
+    trio.tell(ANA, BEN, Departing(1))
+    trio.run(5)
+    assert not trio.leader.node.ledger.nodes[BEN].left

@@ -3,8 +3,10 @@
 import pytest
 
 from mesh.documents import EventPage, Status
+from mesh.durable import EntryKind
 from mesh.events import AgentsReady
 from mesh.ids import LogIndex, NodeId, TaskId, Term
+from mesh.ledger.commands import RedriveTask
 from mesh.ledger.task import CANCELLED, DEAD, DISPATCHED, FAILED, PENDING
 from mesh.messages import (
     Accepted,
@@ -21,6 +23,7 @@ from mesh.messages import (
 )
 from mesh.node import orders
 from mesh.node.requests import member
+from mesh.wire.codec import decode_batch
 from tests.node.client import Client, spec
 from tests.node.trio import ALL, ANA, BEN, EVA, Trio, lease, settled
 
@@ -358,3 +361,17 @@ def test_a_checkpoint_by_hand_is_no_answer_to_the_attempts_own() -> None:
     trio.run(1_500)
     assert [kept.sequence for kept in trio[BEN].kept] == [1]
     assert client.task("t2").checkpoint == 20
+
+
+def test_what_two_ask_for_is_done_once() -> None:
+    """Both put the same dead letter back. Written twice, it might be put back again after both were told."""
+    trio, one = one_runs_one_is_dead()
+    other = trio.client(trio.leader.name)
+    last = trio.leader.node.raft.last_index
+    first, second = one.order(Action.RETRY, "dead"), other.order(Action.RETRY, "dead")
+    trio.run(20)
+    assert (one.answers(first), other.answers(second)) == ([(Code.OK, "done")], [(Code.OK, "done")])
+    entries = trio.leader.node.raft.log.between(last, trio.leader.node.raft.last_index)
+    batches = [decode_batch(entry.data) for entry in entries if entry.kind == EntryKind.COMMANDS]
+    written = [command for batch in batches for command in batch.commands if type(command) is RedriveTask]
+    assert written == [RedriveTask(TaskId("dead"))]

@@ -6,7 +6,7 @@ from mesh.config import RaftConfig
 from mesh.durable import HardState
 from mesh.effects import NOTHING, Persist
 from mesh.ids import LogIndex, NodeId, PersistToken, Term
-from mesh.messages import Append, PreVote, RaftMessage, SnapshotPull, VoteReply
+from mesh.messages import Append, PreVote, PreVoteReply, RaftMessage, SnapshotPull, VoteReply
 from mesh.raft.replica import NEVER_MS, NO_OUTPUT, Role
 from tests.raft.cast import (
     ANA,
@@ -355,3 +355,14 @@ def test_terms_and_requests_line_up() -> None:
     ben = follower(TRIO, 1)
     ben.tick(ben.next_deadline_ms())
     assert [m for _, m, _ in said(ben)] == [PreVote(Term(2), LogIndex(2), Term(1))] * 2
+
+
+def test_a_term_out_of_this_world_is_not_taken_over() -> None:
+    """It would be the last: there is no term after it that a disk could hold."""
+    ben = follower(TRIO)
+    ben.take()
+    for message in (vote(1 << 63), PreVoteReply(Term((1 << 64) - 1), False)):
+        ben.receive(ANA, message, 0)
+    assert (ben.dropped, ben.term, ben.take()) == (2, 1, NO_OUTPUT)
+    ben.receive(ANA, vote(1 << 32), 0)
+    assert ben.term == 1 << 32
