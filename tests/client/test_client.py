@@ -207,6 +207,13 @@ def test_the_blocking_twin_does_the_same(tmp_path: Path) -> None:
                 mesh.task("nope")
             with pytest.raises(TaskFailed):
                 mesh.submit("fail", {"why": "x"}, max_attempts=1).result(timeout=5)
+            roles = []
+            for change in (mesh.remove_voter, mesh.add_voter, mesh.forget):
+                change("n3")
+                roles.append({node.id: node.role for node in mesh.status().nodes}.get("n3"))
+            assert roles == ["learner", "voter", None]
+            with pytest.raises(NotFound):
+                mesh.forget("n3")
         with pytest.raises(RuntimeError):
             mesh.status()
 
