@@ -10,7 +10,7 @@ from mesh.ids import NodeId, TaskId
 from mesh.ledger.queue import Queue
 from mesh.ledger.task import DISPATCHED, RUNNING, SCHEDULED, Task
 
-LET_GO_AT_ONCE = 4_000
+LET_GO_AT_ONCE = 2_000
 _LEASED = (DISPATCHED, RUNNING)
 
 

@@ -69,6 +69,22 @@ def test_what_waits_no_more_is_passed_over() -> None:
     assert drained(queue) == ["first", "third"]
 
 
+def test_a_place_in_a_long_line_is_counted_to_a_bound() -> None:
+    """12,000 wait, every third of them for nothing any more; the first, a middle one, and the last."""
+    queue = Queue()
+    tasks = [task(f"t{order}", order) for order in range(12_000)]
+    for entry in reversed(tasks):
+        queue.push(entry)
+    for entry in tasks[1::3]:
+        entry.state = DISPATCHED
+        queue.remove(entry)
+    assert [queue.position(tasks[order]) for order in (0, 3_000, 11_999)] == [0, 2_000, 7_999]
+    for entry in tasks[1::3]:
+        entry.state = PENDING
+        queue.push(entry)
+    assert [queue.position(tasks[order]) for order in (9_999, 10_000, 11_999)] == [9_999, 10_000, 10_000]
+
+
 def test_a_task_for_later_joins_the_line_when_its_time_has_come() -> None:
     """Its place is by order all the same; a stale appointment is forgotten."""
     queue = Queue()

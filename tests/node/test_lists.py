@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from mesh.documents import DeadLetter, DeadLetterPage, EventPage, HistoryItem, Task, TaskLine, TaskPage
@@ -9,7 +10,10 @@ from mesh.effects import LoadHistory, LoadRows
 from mesh.events import HistoryLoaded, RowsLoaded
 from mesh.ids import NodeId, TaskId
 from mesh.ledger.task import COMPLETED, FAILED, PENDING, RUNNING
-from mesh.messages import Code, Question
+from mesh.messages import Answer, Ask, Code, Question
+from mesh.node import lists
+from mesh.node.lists import WAITING_MAX
+from mesh.node.requests import HERE
 from tests.node.client import EPOCH_MS, Client, spec
 from tests.node.trio import ALL, ANA, BEN, Trio, settled
 
@@ -150,6 +154,45 @@ def test_dead_letters_in_pages() -> None:
     assert first == DeadLetterPage(letters, "y")
     rest = client.now(Question.DEAD_LETTERS, DeadLetterPage, limit=2, after="y")
     assert ([letter.id for letter in rest.dead_letters], rest.next) == (["z"], None)
+
+
+def test_a_large_table_is_looked_through_a_slice_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven tasks, two a turn: the page is the same, and meanwhile the node does something else. What finishes before
+    its slice is looked at is shown as finished, or not, if such ones are not wanted."""
+    trio = finished("a", "b", "d")
+    client = trio.client(ANA)
+    client.submit(*(spec(name, capability="nobody") for name in ("i", "c", "h", "e", "g")))
+    trio.run(20)
+    whole = pages(client, limit=3)
+    monkeypatch.setattr(lists, "SLICE", 2)
+    assert pages(client, limit=3) == whole == [["a", "b", "c"], ["d", "e", "g"], ["h", "i"]]
+    assert pages(client, limit=2, states=(PENDING,)) == [["c", "e"], ["g", "h"], ["i"]]
+    node = trio[ANA].node
+    other = trio.client(ANA)
+    node.lists.tasks((HERE, other.number), Ask(1, Question.TASKS, limit=5, states=(PENDING,)), [], is_cut=False)
+    node.lists.work()
+    assert (len(node.lists.waiting), node.next_deadline_ms() <= node.now_ms) == (1, True)
+    node.ledger.tasks[TaskId("i")].state = COMPLETED  # The first in the table, and the last to be looked at.
+    trio.run(20)
+    assert not node.lists.waiting
+    [answer] = [reply for reply in other.heard if isinstance(reply, Answer)]
+    page = msgspec.msgpack.decode(answer.body, type=TaskPage)
+    assert [line.id for line in page.tasks] == ["c", "e", "g", "h"]
+
+
+def test_more_lists_than_are_made_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred wait; the next one is told to try again."""
+    monkeypatch.setattr(lists, "SLICE", 1)
+    trio = settled()
+    client = trio.client(ANA)
+    client.submit(spec("a", capability="nobody"), spec("b", capability="nobody"))
+    trio.run(20)
+    node = trio[ANA].node
+    for number in range(WAITING_MAX + 1):
+        node.lists.tasks((HERE, client.number), Ask(number, Question.TASKS), [], is_cut=False)
+    trio.run(300)
+    codes = [(answer.request, answer.code) for answer in client.heard if isinstance(answer, Answer)]
+    assert codes == [(WAITING_MAX, Code.BACKPRESSURE), *((number, Code.OK) for number in range(WAITING_MAX))]
 
 
 def test_events_in_pages_across_store_and_memory() -> None:

@@ -2,17 +2,28 @@
 
 import pytest
 
-from mesh.config import DispatchConfig
+from mesh.config import FINISHED_MAX, DispatchConfig
 from mesh.documents import EventPage, Task
-from mesh.durable import LedgerMark
-from mesh.effects import CloseSnapshot, InstallSnapshot, OpenSnapshot, ReadSnapshot, StageSnapshot, TrimLog, WriteLedger
+from mesh.durable import LedgerMark, TaskRow
+from mesh.effects import (
+    CloseSnapshot,
+    InstallSnapshot,
+    OpenSnapshot,
+    ReadSnapshot,
+    Send,
+    StageSnapshot,
+    TrimLog,
+    WriteLedger,
+)
 from mesh.events import SnapshotOpened, SnapshotRead
-from mesh.ids import NodeId, TaskId, Term
-from mesh.ledger.intake import Leftovers
+from mesh.ids import LogIndex, NodeId, TaskId, Term
+from mesh.ledger.intake import Intake, Leftovers
+from mesh.ledger.ledger import Summary
 from mesh.messages import Action, Append, Question, SnapshotChunk, SnapshotOffer, SnapshotPull
 from mesh.node import transfers
-from mesh.node.transfers import GONE, PULLS_MAX, Transfers
+from mesh.node.transfers import GONE, PULLS_MAX, STAGING_MAX, Receiving, Transfers
 from mesh.raft.progress import ProgressState
+from mesh.wire.codec import decode_peer, encode
 from tests.node.client import spec
 from tests.node.trio import ANA, BEN, EVA, Trio, settled
 
@@ -182,6 +193,159 @@ def test_when_the_sender_dies_the_next_leader_offers_its_own_table() -> None:
     assert_level(trio)
 
 
+def half_way(trio: Trio, chunks: int = 2) -> None:
+    """eva has this much of ana's table."""
+    trio.heal()
+    while len(trio.messages(SnapshotChunk)) < chunks:
+        trio.run(1)
+    trio.run(2)
+
+
+def test_the_next_leader_goes_on_where_the_last_one_broke_off() -> None:
+    """Issue 3, 2: of 21 rows ana sent 12 and died. Whoever leads next sends the others, and what has changed since."""
+    trio = left_behind()
+    half_way(trio)
+    sent = [row.task_id for stage in trio[EVA].effects(StageSnapshot) for row in stage.rows]
+    trio.kill(ANA)
+    trio.run(3_000)
+    assert_level(trio)
+    stages = trio[EVA].effects(StageSnapshot)
+    assert [stage.first for stage in stages] == [True] + [False] * (len(stages) - 1)
+    pulls = [pull for pull in trio.messages(SnapshotPull) if pull.base]
+    assert pulls[0].upto == f"f{len(sent) - 1}"  # One lives, the others are numbered as they finished.
+    again = [row.task_id for stage in stages[2:] for row in stage.rows]
+    assert sorted(set(sent) & set(again)) == []
+    assert len(sent) == 12 and len(sent + again) >= 21
+
+
+def test_what_changed_since_is_sent_again() -> None:
+    """A task was waiting when ana sent it. While eva is cut off it is cancelled, another comes, and ana is gone."""
+    trio = left_behind()
+    half_way(trio, chunks=1)
+    trio.cut(EVA)
+    client = trio.client(ANA)
+    client.submit(spec("new", capability="nobody"))
+    trio.run(20)
+    client.order(Action.CANCEL, "lives")
+    trio.run(500)
+    trio.heal()
+    trio.kill(ANA)
+    trio.run(6_000)
+    assert_level(trio)
+    assert list(trio[EVA].node.ledger.tasks) == ["new"]
+    again = [row.task_id for stage in trio[EVA].effects(StageSnapshot)[1:] for row in stage.rows]
+    assert [task for task in again if task in ("lives", "new")] == ["new", "lives"]
+
+
+def test_a_transfer_that_stood_still_is_gone_on_with() -> None:
+    """Nothing reaches eva for 6 s: ana gives up, offers her table of now, and eva has no need of what she has."""
+    trio = left_behind()
+    half_way(trio)
+    trio.lose(SnapshotChunk)
+    trio.run(6_000)
+    trio.heal()
+    trio.run(6_000)
+    assert_level(trio)
+    assert [stage.first for stage in trio[EVA].effects(StageSnapshot)].count(True) == 1
+
+
+def test_what_nobody_goes_on_with_is_let_go_of() -> None:
+    """ana and ben are gone for a minute and more: eva keeps nothing of a table that may never come."""
+    trio = left_behind()
+    half_way(trio)
+    trio.kill(ANA, silent=True)
+    trio.kill(BEN, silent=True)
+    trio.run(6_000)
+    kept = trio[EVA].node.transfers.kept
+    assert kept is not None and len(kept.intake.finished) == 11
+    trio.run(60_000)
+    assert trio[EVA].node.transfers.kept is None
+    assert (kept.intake.tasks, kept.intake.finished) == ({}, {})
+
+
+def test_no_more_is_pulled_than_the_store_takes_in() -> None:
+    """eva's disk hangs: after four chunks she asks for no more, not even again, until it goes on."""
+    trio = left_behind(tasks=40)
+    trio.heal()
+    while not trio[EVA].effects(StageSnapshot):
+        trio.run(1)
+    trio[EVA].is_disk_stuck = True
+    trio.run(3_000)
+    assert len(trio[EVA].effects(StageSnapshot)) in (STAGING_MAX, STAGING_MAX + 1)
+    pulled = len(trio.messages(SnapshotPull))
+    trio.run(1_500)
+    assert len(trio.messages(SnapshotPull)) == pulled
+    trio[EVA].is_disk_stuck = False
+    trio.sync(EVA)
+    trio.run(6_000)
+    assert_level(trio)
+
+
+def test_rows_that_are_none_are_counted_and_not_staged() -> None:
+    """A node of a release yet to come, or worse: what eva has stays as it is."""
+    trio = left_behind()
+    half_way(trio, chunks=1)
+    receiving = trio[EVA].node.transfers.receiving
+    assert receiving is not None
+    rubbish = TaskRow(TaskId("x"), 0, "code", 0, 0, b"\xc1")
+    staged = len(trio[EVA].effects(StageSnapshot))
+    trio.tell(EVA, receiving.sender, SnapshotChunk(receiving.transfer, receiving.after, [rubbish], [], ""))
+    assert len(trio[EVA].effects(StageSnapshot)) == staged
+    assert trio[EVA].node.counters["rubbish_snapshot_chunk"] == 1
+    trio.run(2_000)
+    assert_level(trio)
+
+
+def mark_at(index: int, finished_count: int) -> LedgerMark:
+    """A table that stands there."""
+    return LedgerMark(LogIndex(index), Term(2), b"", encode(Summary([], [0] * 10, finished_count, 0)), b"")
+
+
+def interrupted(after: str, *, at: LedgerMark, base: int = 0, base_finished: int = 0, upto: str = "") -> Receiving:
+    """A transfer of the table at a mark, of which the next chunk would have come after a cursor."""
+    return Receiving(
+        ANA, 1, at, 0, 0, Intake(), after, False, base=LogIndex(base), base_finished=base_finished, upto=upto
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "offered", "base", "upto"),
+    [
+        (interrupted("tk", at=mark_at(50, 7)), mark_at(50, 7), 50, "tk"),
+        (interrupted("tk", at=mark_at(50, 7)), mark_at(60, 9), 50, "tk"),
+        (interrupted("f5", at=mark_at(50, 7)), mark_at(60, 9), 50, "f5"),
+        (interrupted("tc", at=mark_at(50, 7), base=40, upto="tk"), mark_at(60, 9), 40, "tk"),
+        (interrupted("tz", at=mark_at(50, 7), base=40, upto="f3"), mark_at(60, 9), 40, "f3"),
+        (interrupted("tk", at=mark_at(50, 7), base=40, upto="tk"), mark_at(60, 9), 50, "tk"),
+        (interrupted("f3", at=mark_at(50, 7), base=40, upto="tk"), mark_at(60, 9), 50, "f3"),
+        (interrupted("f10", at=mark_at(50, 7), base=40, upto="f9"), mark_at(60, 9), 50, "f10"),
+        (interrupted("tk", at=mark_at(50, 7)), mark_at(60, 6 + FINISHED_MAX), 50, "tk"),
+        # From here on: begin anew.
+        (interrupted("tk", at=mark_at(50, 7)), mark_at(60, 7 + FINISHED_MAX), 0, ""),
+        (
+            interrupted("tc", at=mark_at(50, 7), base=40, base_finished=2, upto="tk"),
+            mark_at(60, 2 + FINISHED_MAX),
+            0,
+            "",
+        ),
+        (interrupted("tk", at=mark_at(50, 7)), mark_at(49, 7), 0, ""),
+        (interrupted("e9", at=mark_at(50, 7)), mark_at(60, 9), 0, ""),
+        (interrupted("r9", at=mark_at(50, 7)), mark_at(60, 9), 0, ""),
+        (interrupted("", at=mark_at(50, 7)), mark_at(60, 9), 0, ""),
+    ],
+)
+def test_what_a_transfer_goes_on_with(before: Receiving, offered: LedgerMark, base: int, upto: str) -> None:
+    """The oldest rows of what has come in say what must be sent again, up to where they reach."""
+    desk = Transfers(1, settled()[EVA].node.raft, lambda mark: True, Leftovers())
+    desk.kept = before
+    [send] = desk.offered(BEN, SnapshotOffer(Term(2), 9, offered), 3, 1_000)
+    assert isinstance(send, Send)
+    assert decode_peer(send.data) == SnapshotPull(9, "", LogIndex(base), upto)
+    assert desk.receiving is not None
+    assert desk.receiving.is_first == (not base) == (desk.receiving.intake is not before.intake)
+    assert desk.kept is None
+
+
 def test_a_receiver_whose_sender_falls_silent_gives_up() -> None:
     """ana and ben are gone: eva pulls once a second for 5 s, and then holds nothing half done."""
     trio = left_behind()
@@ -194,6 +358,7 @@ def test_a_receiver_whose_sender_falls_silent_gives_up() -> None:
     trio.run(6_000)
     assert len(trio.messages(SnapshotPull)) == 4
     assert trio[EVA].node.transfers.receiving is None
+    assert trio[EVA].node.ledger.applied_index < 20
 
 
 def test_a_receiver_that_falls_silent_half_way_frees_the_store() -> None:
