@@ -8,6 +8,7 @@ avoided until it is heard again.
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol, TypeAlias
 
+from mesh.errors import MeshError
 from mesh.messages import WatchTasks
 from mesh.wire.codec import encode
 
@@ -123,21 +124,23 @@ class Links:
         return ", ".join(f"{peer.address}: {peer.why_down}" for peer in self.peers.values())
 
     def learn(self, addresses: Iterable[str]) -> None:
-        """Dial these as well."""
+        """Dial these as well. Some node named them; one that cannot be dialled is left out."""
         for address in addresses:
-            if address not in self.peers:
-                self._add(address)
+            if address and address not in self.peers:
+                self._try(address)
 
     def lead(self, term: int, leader: str, address: str) -> bool:
         """Some node says who leads. True if that is news."""
-        news = term > self.term or (term == self.term and leader != "" and self.leader == "")
+        is_missing = self.leader == "" or self.leader_address == ""
+        news = term > self.term or (term == self.term and leader != "" and is_missing)
         self.heard = True
         if not news:
             return False
         known = leader != "" and (leader != self.leader or term > self.term)
         self.term, self.leader, self.leader_address = term, leader, address
-        if leader and address not in self.peers and not any(p.up and p.node_id == leader for p in self.peers.values()):
-            self._add(address)
+        is_dialled = address in self.peers or any(p.up and p.node_id == leader for p in self.peers.values())
+        if leader and address and not is_dialled:  # A node that was away for long may not know where its leader is.
+            self._try(address)
         self.changed()
         return known
 
@@ -186,6 +189,13 @@ class Links:
             if peer is not self._route:
                 return peer
         return up[0] if up else None
+
+    def _try(self, address: str) -> None:
+        """Dial what a node said is an address."""
+        try:
+            self._add(address)
+        except MeshError:
+            del self.peers[address]
 
     def _add(self, address: str) -> None:
         if len(self.peers) >= LINKS_MAX and not self._make_room():

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from mesh.client.links import GREETING, LINKS_MAX, LinkEvents, Links
+from mesh.errors import MeshError
 
 
 class Wire:
@@ -38,6 +39,8 @@ class Client:
         self.links.open()
 
     def _dial(self, address: str, events: LinkEvents) -> Wire:
+        if " " in address:
+            raise MeshError(f"{address!r} cannot be dialled")
         wire = self.wires[address] = Wire(address, events)
         return wire
 
@@ -94,6 +97,27 @@ def test_a_leader_may_be_named_later_in_its_term() -> None:
     client.up("ana", "ben")
     assert not client.links.lead(6, "", "")
     assert client.links.lead(6, "ben", "ben")
+    assert client.heard(b"1") == ["ben"]
+
+
+def test_a_leader_whose_address_nobody_knows_yet_is_dialled_once_somebody_does() -> None:
+    """Ben has been away, and follows eva before he knows where she is. Until then he forwards."""
+    client = Client("ben")
+    client.up("ben")
+    assert client.links.lead(3, "eva", "")
+    assert client.heard(b"1") == ["ben"]
+    assert not client.links.lead(3, "eva", "eva"), "who leads is no news"
+    client.up("eva")
+    assert client.heard(b"2") == ["eva"]
+
+
+def test_what_a_node_says_is_an_address_and_is_none_costs_nothing() -> None:
+    """In a hint, and in a status."""
+    client = Client("ben")
+    client.up("ben")
+    assert client.links.lead(3, "eva", "no address")
+    client.links.learn(["", "no address", "ana"])
+    assert sorted(client.links.peers) == sorted(client.wires) == ["ana", "ben"]
     assert client.heard(b"1") == ["ben"]
 
 
