@@ -8,7 +8,7 @@ from mesh.ids import FencingToken, TaskId, Term
 from mesh.messages import AttemptOrder, AttemptOutcome, CheckpointReport
 
 NAMES = [TaskId(name) for name in "ab"]
-SLOTS = 2
+SLOTS = 1
 
 happenings = st.lists(
     st.tuples(
