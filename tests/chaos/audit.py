@@ -78,7 +78,8 @@ async def settle(fleet: Fleet, client: MeshClient, timeout_s: float) -> str:
         tasks = status.tasks
         waiting = tasks.pending + tasks.scheduled + tasks.blocked + tasks.running + tasks.paused
         health = {node.id: node.health for node in status.nodes}
-        sick = [node for node in fleet.started if health.get(node) != "healthy"]
+        pids = {node.id: node.pid for node in status.nodes}
+        sick = [node for node in fleet.started if health.get(node) != "healthy" or pids[node] != fleet.pid(node)]
         if status.leader and not status.stale and not waiting and not sick:
             return ""
         seen = f"after {timeout_s:g} s: leader {status.leader}, {waiting} tasks have not ended, {health}"

@@ -25,6 +25,8 @@ NAPS = 60
 NAP_S = 0.8
 HEALTHY_S = 30.0
 ROUND_S = 60.0
+REST_S = 1.0
+"""After all are healthy again: links between followers are no part of health, and may take a moment more."""
 
 
 @dataclass(slots=True)
@@ -68,6 +70,7 @@ class Rounds:
         for _ in range(rounds):
             self._count += 1
             await self._fleet.wait_healthy(HEALTHY_S)
+            await asyncio.sleep(REST_S)
             async with asyncio.timeout(ROUND_S):
                 measure.values.append(await once())
         print(measure.row(), file=sys.stderr, flush=True)

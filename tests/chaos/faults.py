@@ -80,13 +80,11 @@ class Nemesis:
                 if node.process is not None and not node.alive and node.id not in self._hurt:
                     self._hurt.add(node.id)
                     await self._fleet.ended(node.id)
-                    self.exits.append(f"{node.id} ended by itself with {node.exits[-1]}: {self._last_words(node.id)}")
+                    self.exits.append(
+                        f"{node.id} ended by itself with {node.exits[-1]}: {self._fleet.last_words(node.id)}"
+                    )
                     await self._fleet.spawn(node.id)
                     self._hurt.discard(node.id)
-
-    def _last_words(self, node: str) -> str:
-        lines = self._fleet.log(node).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return next((line for line in reversed(lines) if line.startswith("mesh: ")), lines[-1] if lines else "")
 
     # --- whom to strike -----------------------------------------------------------------------------------------------
 

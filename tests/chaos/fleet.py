@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mesh.client import Connecting, connect
 from mesh.documents import Status
-from mesh.errors import MeshError
+from mesh.errors import MeshError, MeshUnavailable
 from nodes.lifeline import VARIABLE as DIE_WITH_PARENT
 from tests.chaos.arena import DISKS, WIRES, able_to
 from tests.chaos.disks import Disks
@@ -108,6 +108,16 @@ class Fleet:
     def log(self, node: str) -> Path:
         return self.root / f"{node}.log"
 
+    def pid(self, node: str) -> int:
+        """Of its process, 0 without one."""
+        process = self.nodes[node].process if node in self.nodes else None
+        return 0 if process is None else process.pid
+
+    def last_words(self, node: str) -> str:
+        """Why it ended, as it said itself."""
+        lines = self.log(node).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return next((line for line in reversed(lines) if line.startswith("mesh: ")), lines[-1] if lines else "")
+
     def data_dir(self, node: str) -> Path:
         return self.disks.path(self.nodes[node].number) / node
 
@@ -192,14 +202,26 @@ class Fleet:
         return [node.id for node in self.nodes.values() if node.process is not None]
 
     async def wait_healthy(self, timeout_s: float) -> Status:
-        """Until a leader serves and sees all founders healthy, with their user code. Raises TimeoutError."""
-        async with asyncio.timeout(timeout_s), self.client(timeout=timeout_s) as client:
+        """Until a leader serves and sees all founders healthy, with their user code.
+
+        Raises TimeoutError, and MeshUnavailable as soon as one ends by itself.
+        """
+        async with asyncio.timeout(timeout_s):
             while True:
+                for name in self.founders:
+                    if not self.nodes[name].alive:
+                        raise MeshUnavailable(f"{name} ended by itself: {self.last_words(name)}")
                 try:
-                    status = await client.status(timeout=2)
+                    async with self.client(timeout=2) as client:
+                        status = await client.status(timeout=2)
                 except MeshError:
                     continue
-                healthy = [n.id for n in status.nodes if n.health == "healthy" and n.capabilities and n.slots]
+                # By its pid, too: the old self of one that was started again may still pass for healthy.
+                healthy = [
+                    n.id
+                    for n in status.nodes
+                    if n.health == "healthy" and n.capabilities and n.slots and n.pid == self.pid(n.id)
+                ]
                 if status.leader and not status.stale and set(self.founders) <= set(healthy):
                     return status
                 await asyncio.sleep(0.05)
