@@ -51,9 +51,12 @@ _Document = TypeVar("_Document", bound=msgspec.Struct)
 
 
 class Stalls(msgspec.Struct):
-    """One node's loop during one phase: its longest turn, and how many were longer than 50 ms."""
+    """One node's loop during one phase: its longest turn, how many were longer than 50 ms, and the most processor time
+    its own thread spent in one.
+    """
 
     longest_ms: int = 0
+    cpu_ms: int = 0
     over_50_ms: int = 0
 
 
@@ -173,7 +176,11 @@ class Watch:
             status = await probe.ask(Question.STATUS, Status)
             if status is not None:
                 counters = status.counters
-                found[node_id] = Stalls(counters.get("loop_stall_ms_max", 0), counters.get("loop_stalls_over_50_ms", 0))
+                found[node_id] = Stalls(
+                    counters.get("loop_stall_ms_max", 0),
+                    counters.get("loop_cpu_ms_max", 0),
+                    counters.get("loop_stalls_over_50_ms", 0),
+                )
         return found
 
     async def _submit(self, latencies: list[float]) -> None:
@@ -188,6 +195,7 @@ class Watch:
 def _merge(longest: dict[str, Stalls], node_id: str, stalls: Stalls) -> None:
     known = longest.setdefault(node_id, Stalls())
     known.longest_ms = max(known.longest_ms, stalls.longest_ms)
+    known.cpu_ms = max(known.cpu_ms, stalls.cpu_ms)
     known.over_50_ms = max(known.over_50_ms, stalls.over_50_ms)
 
 

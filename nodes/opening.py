@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mesh.durable import Recovered
 from mesh.events import Event
+from mesh.ids import Term
 from mesh.storage.directory import Identity, peek
 from mesh.storage.faults import StoreDamaged, StoreRefused
 from mesh.storage.quarantine import set_aside
@@ -17,7 +18,7 @@ from nodes.telemetry import LOG
 Post = Callable[[Event], None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Opened:
     """A node's disk, ready to run from. `voters` is the founding configuration; empty for a node that joins.
 
@@ -30,6 +31,14 @@ class Opened:
     voters: tuple[tuple[str, str], ...]
     found: Found | None
     trouble: str
+
+    def take_recovered(self) -> Recovered:
+        """What the disk held, once: nobody keeps a million rows that have become tasks."""
+        recovered, self.recovered = self.recovered, _TAKEN
+        return recovered
+
+
+_TAKEN = Recovered(None, [], Term(0), None, [], [], 0)
 
 
 async def open_directory(settings: NodeSettings, post: Post) -> Opened:

@@ -165,14 +165,16 @@ class Process:
             mark=opened.store.created,
             trouble=opened.trouble,
         )
-        self._node = Node(config, opened.recovered, Random(SystemRandom().getrandbits(64)), now_ms)
+        gc.disable()  # A million tasks are no garbage; to look whether they are takes longer than to read them.
+        self._node = Node(config, opened.take_recovered(), Random(SystemRandom().getrandbits(64)), now_ms)
         self._refuse_to_move()
         self._store.start()
         self._is_running = True
         gc.collect()
         gc.freeze()
-        # Every waiting task is one more object to look at: a collection of the middle generation must stay small (8 ms),
-        # and one of all generations takes 150 ms for a million of them.
+        gc.enable()
+        # Every waiting task is one more object to look at. A collection of the middle generation must stay small (8
+        # ms), and one of all generations rare: with a million of them it takes 150 ms.
         gc.set_threshold(10_000, 5, 1_000)
         if isinstance(self._loop, WatchedLoop):
             self._loop.watch.begin()
@@ -281,6 +283,7 @@ class Process:
         if isinstance(self._loop, WatchedLoop):
             watch = self._loop.watch
             self._node.counters["loop_stall_ms_max"] = watch.longest_ms()
+            self._node.counters["loop_cpu_ms_max"] = watch.busiest_ms()
             self._node.counters[f"loop_stalls_over_{STALL_MS}_ms"] = watch.stalls
 
     # --- end ---

@@ -13,17 +13,17 @@ def test_a_turn_that_takes_long_is_noted_and_one_that_does_not_is_not_counted() 
         assert isinstance(loop, WatchedLoop)
 
         async def hold(seconds: float) -> None:
-            end_s = time.monotonic() + seconds
-            while time.monotonic() < end_s:
+            end_s = time.thread_time() + seconds
+            while time.thread_time() < end_s:
                 pass
             await asyncio.sleep(0)
 
         runner.run(hold(0.2))
         loop.watch.begin()
         runner.run(hold(0.0))
-        quiet_ms = loop.watch.longest_ms()
+        quiet_ms = loop.watch.busiest_ms()
         runner.run(hold(0.080))
-        assert quiet_ms < 80 <= loop.watch.longest_ms()
+        assert quiet_ms < 80 <= loop.watch.busiest_ms() <= loop.watch.longest_ms() + 1
         assert loop.watch.stalls >= 1
         assert STALL_MS < 80
 
@@ -35,4 +35,4 @@ def test_waiting_for_nothing_is_no_stall() -> None:
         assert isinstance(loop, WatchedLoop)
         loop.watch.begin()
         runner.run(asyncio.sleep(0.1))
-        assert loop.watch.longest_ms() < 100
+        assert loop.watch.busiest_ms() < 50
