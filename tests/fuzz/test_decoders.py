@@ -101,7 +101,8 @@ def test_what_is_no_record_is_told_by_errors_that_are_known(name: str) -> None:
         except (msgspec.MsgspecError, ValueError, RecursionError, codec.Rubbish):
             continue
         except AssertionError as error:
-            assert name == "decode_batch" and "commands that this release does not know" in str(error)
+            if name != "decode_batch" or "commands that this release does not know" not in str(error):
+                raise
 
 
 def test_what_is_no_configuration_is_none() -> None:

@@ -44,8 +44,8 @@ def test_what_once_stopped_a_node(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MAD, ids=lambda path: path.stem)
 def test_a_leader_gone_mad_stops_who_follows_it(path: Path) -> None:
-    """What is committed is contradicted by whoever leads: one of the two has broken an invariant, and to go on would be to
-    guess which. A node that stops loses nothing.
+    """What is committed is contradicted by whoever leads: one of the two has broken an invariant, and to go on would be
+    to guess which. A node that stops loses nothing.
     """
     role, steps = from_hex(path.read_text(encoding="ascii"))
     assert "is committed and cannot be replaced" in replay(role, steps)
