@@ -10,7 +10,6 @@ python -m mesh.sim ablate [NAME ...] --seeds 1000             one safeguard remo
 
 import argparse
 import functools
-import gc
 import multiprocessing
 import os
 import sys
@@ -20,13 +19,13 @@ from pathlib import Path
 
 from mesh.sim.ablation import Found
 from mesh.sim.ablations import ABLATIONS, find, table, with_table
-from mesh.sim.campaign import Totals, shrink, tell
+from mesh.sim.campaign import Totals, collect_seldom, shrink, tell
 from mesh.sim.logbook import record
 from mesh.sim.world import Verdict, run_seed
 
 README = Path(__file__).parents[2] / "tests" / "sim" / "README.md"
 PROGRESS_S = 20.0
-SHRINKS_MAX = 12
+SHRINKS_MAX = 8
 """Runs spent on making the failure behind each ablation smaller."""
 
 
@@ -81,17 +80,11 @@ def run_campaign(seeds: range, jobs: int, *, is_recorded: bool = False) -> int:
 
 def _spread(seeds: Iterable[int], jobs: int) -> Iterator[Verdict]:
     if jobs <= 1:
-        _collect_seldom()
+        collect_seldom()
         yield from map(run_seed, seeds)
         return
-    with multiprocessing.get_context("spawn").Pool(jobs, _collect_seldom) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs, collect_seldom) as pool:
         yield from pool.imap_unordered(run_seed, seeds, chunksize=4)
-
-
-def _collect_seldom() -> None:
-    """A run makes few cycles and many short-lived things: looking for cycles all the time costs a twelfth of it."""
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
 
 
 def run_shrink(seed: int) -> int:
@@ -104,7 +97,7 @@ def run_ablations(names: list[str], seeds_max: int, jobs: int) -> int:
     """Each in a process of its own; the whole table goes into tests/sim/README.md."""
     found: list[Found] = []
     hunt = functools.partial(find, seeds_max=seeds_max, tries_max=SHRINKS_MAX)
-    with multiprocessing.get_context("spawn").Pool(max(jobs, 1), _collect_seldom, maxtasksperchild=1) as pool:
+    with multiprocessing.get_context("spawn").Pool(max(jobs, 1), collect_seldom, maxtasksperchild=1) as pool:
         for result in pool.imap(hunt, names, chunksize=1):
             found.append(result)
             print(f"{result.name}: {result.summary}", flush=True)
