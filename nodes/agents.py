@@ -43,6 +43,14 @@ _STRANGE = object()
 _log = logging.getLogger("mesh.agents")
 
 
+KILLED = "(signal "
+"""What is said of a process that was killed, by a person or for want of memory. That is not the app's fault: another is
+started.
+"""
+KILLS_MAX = 5
+"""So often while the apps are loaded for the first time. An app that crashes when imported is refused after that."""
+
+
 class AgentsRefused(Exception):
     """The agent process cannot be started, or an app cannot be loaded; the message is for the operator."""
 
@@ -235,6 +243,8 @@ class Agents:
         solo = [*command, "--slots", "1", "--solo", *self._apps]
         self._solo = Pool(self, solo, size_max=min(slots, os.cpu_count() or 1), each_max=1, eager=False)
 
+        self._kills = 0
+
     async def start(self) -> tuple[str, ...]:
         """Bring up the shared process and load the apps in it. Returns the capabilities, sorted; posts AgentsReady.
 
@@ -335,7 +345,11 @@ class Agents:
     def failed(self, pool: Pool, sentence: str) -> None:
         """A process could not be brought up."""
         if self._first is not None and not self._first.done():
-            self._first.set_exception(AgentsRefused(sentence))
+            if KILLED in sentence and self._kills < KILLS_MAX:
+                self._kills += 1
+                _log.warning("agents of %s: %s; starting another", self._node_id, sentence)
+            else:
+                self._first.set_exception(AgentsRefused(sentence))
         elif pool is self._shared:
             _log.error("agents of %s: %s", self._node_id, sentence)
             self._offer(())

@@ -255,3 +255,31 @@ def test_agents_can_be_stopped_before_they_start() -> None:
         assert agents.pids() == []
 
     asyncio.run(story())
+
+
+def test_a_process_that_is_killed_while_it_loads_is_replaced(tmp_path: Path) -> None:
+    """For want of memory, say. The app is not to blame, so the node goes on; found by killing agents at random."""
+    file = tmp_path / "slow.py"
+    once = tmp_path / "once"
+    file.write_text(
+        "import os, pathlib, signal\n"
+        f"once = pathlib.Path({str(once)!r})\n"
+        "if not once.exists():\n"
+        "    once.touch()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n" + ONE.format(name="code")
+    )
+
+    async def story() -> None:
+        node = Ana((f"{file}:app",), 1, None)
+        assert await node.agents.start() == ("code", "dies")
+        assert await node.hears(AgentsReady) == AgentsReady(("code", "dies"))
+        assert (await node.run("code")).error == ""
+        await node.agents.stop(1)
+
+    play(story)
+
+
+def test_an_app_that_crashes_whenever_it_is_loaded_is_refused_in_the_end(tmp_path: Path) -> None:
+    file = tmp_path / "crash.py"
+    file.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    assert refusal(f"{file}:app") == "agent process died (signal 11) before its apps were loaded"
