@@ -210,8 +210,7 @@ class History:
             self._saw(THE_LOG, task_id, self._now, View(task.state, task.token, task.attempts, None, payload))
             is_undisturbed = self._born.get(task_id)
             if is_undisturbed is None:
-                # One that is granted in the entry it came with may overtake what is on its way and not yet applied.
-                self._born[task_id] = task.state == PENDING
+                self._born[task_id] = task.state == PENDING or bool(task.token)
             elif is_undisturbed and not task.token:
                 self._born[task_id] = False
         for task_id in model.granted.get(model.index, ()):
