@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from mesh.admission import Verdict
+from mesh.config import PROTOCOL
 from mesh.effects import Channel
 from mesh.ids import LogIndex, NodeId
 from mesh.raft import configuration
@@ -117,7 +118,7 @@ def test_what_is_no_greeting_is_none() -> None:
     roll = Random(2)
     notary = Notary(Identity(node_id="ana", cluster="c", incarnation=3, role="node", secret=None, mark="m"), None)
     nonce = bytes(handshake.NONCE_BYTES)
-    frame = notary.hello(Channel.CTL, nonce, handshake.PROTOCOL)
+    frame = notary.hello(Channel.CTL, nonce, PROTOCOL)
     hello = handshake.read_hello(frame)
     assert hello is not None
     away = notary.turned_away(Channel.CTL, hello, Verdict.STRANGER, LogIndex(4), "not in the mesh")
@@ -134,6 +135,6 @@ def test_what_is_no_greeting_is_none() -> None:
                 notary.hello_flaw(said, Channel.CTL)
                 notary.can_say_it_again(said)
             elif isinstance(said, Welcome):
-                notary.welcome_flaw(said, Channel.CTL, nonce, None, handshake.PROTOCOL)
+                notary.welcome_flaw(said, Channel.CTL, nonce, None, PROTOCOL)
             elif isinstance(said, TurnAway):
                 notary.turn_away_flaw(said, Channel.CTL, nonce, NodeId("ben"))
