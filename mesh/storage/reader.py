@@ -157,6 +157,8 @@ class Reader:
         wait, all that finished are sorted instead, of which there are no more than FINISHED_MAX.
         """
         table = self._table()
+        if table.execute("SELECT EXISTS (SELECT 1 FROM tasks WHERE finished > 0)").fetchone() == (0,):
+            return
         found = table.execute(
             "SELECT task_id FROM tasks WHERE task_id > ? ORDER BY task_id LIMIT 1 OFFSET ?", (after, SCANNED_MAX)
         ).fetchone()
