@@ -19,6 +19,8 @@ ANSWER_TIMEOUT_S = 5.0
 PAUSE_S = 0.5
 ASK_AGAIN_S = 2.0
 """A node that is not taken in yet looks this often who is there."""
+PATIENT_LOOKS = 3
+"""So often it looks before it says that it waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ async def knock(
     `found` is what is known already. Given up when `dial` says so.
     """
     said = ""
+    looks = 0
     while not is_taken_in():
         if not seeds:
             LOG.warning("does not take part in a mesh yet; name some nodes of one with --join")
@@ -84,18 +87,21 @@ async def knock(
         if found is not None and not dial(found):
             return
         await asyncio.sleep(ASK_AGAIN_S)
-        why = _why_not(node_id, found)
-        if why != said and not is_taken_in():
+        looks += 1
+        why = _why_not(node_id, found, is_early=looks < PATIENT_LOOKS)
+        if why not in ("", said) and not is_taken_in():
             LOG.warning("%s", why)
             said = why
         found = None
 
 
-def _why_not(node_id: str, found: Found | None) -> str:
-    """What a node waits for that has knocked and is not taken in."""
+def _why_not(node_id: str, found: Found | None, *, is_early: bool) -> str:
+    """What a node waits for that has knocked and is not taken in; empty where it may just take its time."""
     if found is None:
         return "waiting to be taken in; nobody answers just now"
     there = dict(found.nodes).get(NodeId(node_id))
+    if there is None and is_early:
+        return ""
     if there is None:
         return f"waiting to be taken in by mesh {found.cluster}; it needs a quorum for that"
     return (

@@ -20,7 +20,7 @@ from mesh.ids import NodeId
 from mesh.node import Node
 from mesh.storage.faults import StoreRefused
 from mesh.storage.store import Store
-from mesh.transport.handshake import PROTOCOL, Identity
+from mesh.transport.handshake import Identity
 from mesh.transport.zeromq import Transport
 from nodes.agents import Agents, AgentsRefused
 from nodes.joining import Found, knock
@@ -133,7 +133,7 @@ class Process:
             role="node",
             secret=self._secret,
             mark=store.created,
-            protocol=PROTOCOL if settings.protocol is None else settings.protocol,
+            protocol=settings.spoken,
         )
         self._transport = Transport(
             identity,

@@ -68,6 +68,11 @@ class NodeSettings:
         return tuple(sorted(self.voters)) or (() if self.join else ((self.id, self.address),))
 
     @property
+    def spoken(self) -> int:
+        """The latest protocol to speak."""
+        return PROTOCOL if self.protocol is None else self.protocol
+
+    @property
     def seeds(self) -> tuple[str, ...]:
         """Addresses of other nodes, as far as the settings name any."""
         return self.join or tuple(address for name, address in self.founding if name != self.id)
@@ -161,7 +166,7 @@ class NodeSettings:
             voters=voters,
             pid=getpid(),
             slots=self.slots,
-            protocol=PROTOCOL if self.protocol is None else self.protocol,
+            protocol=self.spoken,
             labels=self.labels,
             epoch_ms=epoch_ms,
             gossip=gossip,
