@@ -34,8 +34,8 @@ class Behind:
         self.paused = False
         """While a table from the leader replaces this one."""
         self.moves = 0
-        """How often what was in memory alone has come to be on disk. What was read from disk before the latest time does
-        not make a whole with what is in memory now.
+        """How often what was in memory alone has come to be on disk. What was read from disk before the latest time
+        makes no whole with what is in memory now.
         """
 
     def find(self, task_id: TaskId) -> Task | None:

@@ -5,9 +5,10 @@ import time
 
 import zmq
 
+from mesh.config import PROTOCOL
 from mesh.effects import Channel
 from mesh.transport import CLIENT, Identity
-from mesh.transport.handshake import MESSAGE, NONCE_BYTES, PROTOCOL, Notary, header
+from mesh.transport.handshake import MESSAGE, NONCE_BYTES, Notary, header
 
 
 def heckle(base: str, seconds: str) -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from mesh.admission import Roll
+from mesh.config import PROTOCOL
 from mesh.durable import Member
 from mesh.effects import Channel
 from mesh.events import Event, LinkDown, LinkUp
 from mesh.ids import LogIndex, NodeId
 from mesh.transport import CLIENT, NODE, ClientLink, Identity, Transport
-from mesh.transport.handshake import PROTOCOL
 
 ROOT = Path(__file__).parent.parent.parent
 SECRET = b"sixteen bytes or more of it"

@@ -12,19 +12,11 @@ from pathlib import Path
 import pytest
 import zmq
 
+from mesh.config import PROTOCOL
 from mesh.effects import Channel
 from mesh.events import LinkDown, PeerMessage
 from mesh.transport.curve import derive
-from mesh.transport.handshake import (
-    HELLO,
-    MESSAGE,
-    PROTOCOL,
-    REHELLO_FRAME,
-    WELCOME,
-    Identity,
-    Notary,
-    header,
-)
+from mesh.transport.handshake import HELLO, MESSAGE, REHELLO_FRAME, WELCOME, Identity, Notary, header
 from mesh.transport.sockets import BYTES_MAX
 from tests.transport.stage import ANA, BEN, CLUSTER, EVA, SECRET, Player, Stage, played, stage
 

@@ -10,6 +10,7 @@ import pytest
 import zmq
 
 from mesh.admission import Roll, Verdict
+from mesh.config import PROTOCOL
 from mesh.durable import Member
 from mesh.effects import Channel
 from mesh.events import Event, Knocked, LinkDown, LinkUp, PeerMessage, TurnedAway
@@ -17,7 +18,7 @@ from mesh.ids import LogIndex, NodeId
 from mesh.transport import NODE, Identity
 from mesh.transport.curve import derive
 from mesh.transport.door import KNOCK_MS, KNOCKERS_MAX, Door
-from mesh.transport.handshake import NONCE_BYTES, PROTOCOL, Hello, Notary, read_hello
+from mesh.transport.handshake import NONCE_BYTES, Hello, Notary, read_hello
 from mesh.transport.tally import Tally
 from tests.transport.stage import ANA, BEN, CLUSTER, EVA, SECRET, free_base, played, roll, stage
 

@@ -9,11 +9,12 @@ from itertools import pairwise
 import pytest
 import zmq
 
+from mesh.config import PROTOCOL
 from mesh.effects import Channel
 from mesh.events import ClientGone, ClientMessage, Event, PeerMessage
 from mesh.ids import ClientId
 from mesh.transport import CLIENT, ClientLink, Identity, TransportRefused, listener
-from mesh.transport.handshake import MESSAGE, NONCE_BYTES, PROTOCOL, WELCOME, Notary, header
+from mesh.transport.handshake import MESSAGE, NONCE_BYTES, WELCOME, Notary, header
 from mesh.transport.sockets import BYTES_MAX
 from tests.transport.stage import ANA, CLUSTER, SECRET, descriptors, free_base, played, stage, threads, understudy
 

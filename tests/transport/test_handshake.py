@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.admission import Verdict
+from mesh.config import PROTOCOL
 from mesh.effects import Channel
 from mesh.ids import LogIndex
 from mesh.transport import TransportRefused
@@ -17,7 +18,6 @@ from mesh.transport.handshake import (
     HELLO,
     NODE,
     NONCE_BYTES,
-    PROTOCOL,
     PROTOCOL_MIN,
     TURNED_AWAY,
     WELCOME,
