@@ -197,6 +197,11 @@ class Machine:
         self._config = replace(self._config, voters=self._founding if is_founding else (), trouble=trouble)
 
     @property
+    def is_founder(self) -> bool:
+        """Whether it starts with the founding list."""
+        return bool(self._config.voters)
+
+    @property
     def mark(self) -> str:
         """Names the log on its disk."""
         return self.disk.mark

@@ -37,13 +37,16 @@ class Promise:
         self._committed = committed
         self._removals_us: list[int] = []
 
-    def may_lose(self, victim: Machine) -> bool:
-        """Whether this machine's disk may be lost now: it is a member by name of its log, and enough is left."""
+    def may_lose(self, victim: Machine, *, is_founding: bool) -> bool:
+        """Whether this machine's disk may be lost now: it is a member by name of its log, and enough is left.
+
+        `is_founding`: it is going to start with the founding list.
+        """
         _, committed = self._committed()
         member = next((one for one in committed.members if one.node_id == victim.node_id), None)
         if member is None or not member.mark or not victim.disk.is_of(member):
             return False
-        if not self._is_known_by_name(victim):
+        if is_founding and not self._is_known_by_name(victim):
             return False
         removals = self._removals()
         if not all(self._is_enough(one, victim.node_id, removals) for one in self._configurations()):
@@ -105,10 +108,13 @@ class Promise:
 
     def _is_known_by_name(self, victim: Machine) -> bool:
         """Whether too few founders are left to found the mesh a second time who do not know the names of logs that
-        were lost: those could not tell a log that is lost from one that was never begun.
+        were lost. A founder that lost its log and starts with the founding list cannot be told from one that starts for
+        the first time, by those who know no names; nor can it know itself.
         """
         founders = [self._machines[node_id] for node_id in self._plan.node_ids]
-        reborn = [one for one in founders if one is victim or (one.disk.life > 1 and not _named(one))]
+        reborn = [
+            one for one in founders if one is victim or (one.is_founder and one.disk.life > 1 and not _named(one))
+        ]
         names = [machine.node_id for machine in reborn]
         unknowing = [one for one in founders if one not in reborn and not _named(one).issuperset(names)]
         return 2 * (len(reborn) + len(unknowing)) <= len(founders)

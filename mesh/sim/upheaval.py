@@ -132,9 +132,9 @@ class Upheaval:
 
     # --- disks --------------------------------------------------------------------------------------------------------
 
-    def _stop(self, machine: Machine) -> bool:
+    def _stop(self, machine: Machine, *, is_founding: bool) -> bool:
         """Stop a host whose disk may be lost. False if it may not."""
-        if machine.is_parked or not self._promise.may_lose(machine):
+        if machine.is_parked or not self._promise.may_lose(machine, is_founding=is_founding):
             self._coverage.add("loss of a disk spared")
             return False
         machine.crash(silent=self._dice.random() < 0.3, keeps_permille=500)
@@ -149,17 +149,18 @@ class Upheaval:
 
     def wipe(self, machine: Machine) -> bool:
         """Lose one disk. False if that is more than the mesh promises to survive."""
-        if not self._stop(machine):
+        is_founding = machine.node_id in self._plan.node_ids
+        if not self._stop(machine, is_founding=is_founding):
             return False
         self._coverage.add("disk wiped")
-        machine.renew_disk("wiped", is_founding=machine.node_id in self._plan.node_ids)
+        machine.renew_disk("wiped", is_founding=is_founding)
         self._start_later(machine)
         return True
 
     def _damage(self) -> None:
         """What was synced is not what it was. The host finds out when it starts."""
         machine = self._victim()
-        if not self._stop(machine):
+        if not self._stop(machine, is_founding=False):
             return
         kind = self._dice.choice(("bit", "bit", "torn", "backup"))
         if kind == "bit":

@@ -189,6 +189,32 @@ def test_no_disk_is_lost_while_those_who_know_no_names_could_found_the_mesh_agai
     assert not world.upheaval.wipe(world.machine("n3"))
 
 
+def test_a_log_that_was_begun_to_join_founds_nothing() -> None:
+    """As before, but n3 comes back to join: it does not vote for founders who take it for what it was. Nobody is
+    elected until those who know better are back, and then nothing is lost.
+    """
+    world = World(calm(12, nodes=5))
+    few, many = ("n4", "n5"), ("n1", "n2")
+    for one, other in [(one, other) for one in few for other in ("n1", "n2", "n3")]:
+        world.network.cut(one, other)
+        world.network.cut(other, one)
+    world.run_ms(4_000)
+    lost = world.machine("n3")
+    lost.crash(silent=False, keeps_permille=0)
+    lost.renew_disk("damaged", is_founding=False)
+    for one in few:
+        world.network.mend(one, "n3")
+        world.network.mend("n3", one)
+    for one in many:
+        world.network.cut(one, "n3")
+        world.network.cut("n3", one)
+    lost.start()
+    world.run_ms(8_000)
+    assert world.checker.acked_ids()
+    assert [machine.node.raft.role for machine in world.machines].count(Role.LEADER) == 0
+    world.settle()
+
+
 # --- stories ----------------------------------------------------------------------------------------------------------
 
 
