@@ -24,7 +24,7 @@ START_S = 60.0
 SETTLE_S = 90.0
 READ_S = 120.0
 SAMPLE = 1_000
-MAY_END_OF = ("disk", "before its apps were loaded")
+MAY_END_OF = ("The disk failed", "No space left on device", "before its apps were loaded")
 """What a node may end of by itself, to be started again: its disk, and agents that are killed while it starts."""
 
 
@@ -72,8 +72,8 @@ async def run_one(configuration: Configuration, *, seconds: float, seed: int, ro
         async with fleet:
             await fleet.wait_healthy(START_S)
             await _hurt_and_heal(fleet, configuration, history, book, outcome, seconds, Random(seed))
-    except (MeshError, TimeoutError) as error:
-        history.unsettled = history.unsettled or f"{type(error).__name__}: {error}"
+    except* (MeshError, TimeoutError) as errors:
+        history.unsettled = history.unsettled or f"the books could not be read: {errors.exceptions}"
     finally:
         book.close()
     audit.read_trace(fleet.trace, history)
@@ -99,6 +99,7 @@ async def _hurt_and_heal(
     over = asyncio.Event()
     async with fleet.client(timeout=20) as client, asyncio.TaskGroup() as running:
         nemesis = Nemesis(fleet, Random(rng.random()), client)
+        history.strikes = nemesis.strikes
         working = [running.create_task(stream.run(lambda: now() > work_until)) for stream in streams]
         following = running.create_task(auditor.follow(over.is_set))
         watching = running.create_task(nemesis.watch_over(over.is_set))
@@ -120,7 +121,6 @@ async def _hurt_and_heal(
                     task.cancel()
         await asyncio.wait([following, watching], timeout=20)
         await _read_the_books(fleet, client, auditor, history)
-    history.strikes = dict(nemesis.strikes)
     outcome.exits, outcome.events = tuple(nemesis.exits + nemesis.notes), auditor.counts
     history.broken += [words for words in nemesis.exits if not any(cause in words for cause in MAY_END_OF)]
 

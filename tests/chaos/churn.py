@@ -5,17 +5,16 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
 from random import Random
 
 from mesh.client.connection import MeshClient
-from mesh.documents import NodeView
 from mesh.errors import MeshError, NotFound
 from tests.chaos.fleet import Fleet, NodeProcess
 
 TAKEN_IN_S = 25.0
 """How long a node may take to be a healthy member, with other faults going on. Longer is noted, and is no fault."""
 
+WHOLE_AGAIN_S = 60.0
 LEFT_S = 20.0
 
 
@@ -109,15 +108,16 @@ class Churn:
             await fleet.kill(victim)
             self._strikes["kill"] += 1
             shutil.rmtree(fleet.data_dir(victim))
+            beyond = await self._last_index()
             await asyncio.sleep(self._rng.uniform(0.0, 1.0))
             # As an operator would: a founder without its disk enters the mesh it founded, it does not found it again.
             fleet.nodes[victim].joins = True
             await fleet.spawn(victim)
         finally:
             self._hurt.discard(victim)
-        for _ in range(3):
-            if await self._until_member(victim, "wipe", voter=True):
-                return True
+        if beyond is not None and await self._until_voter_again(victim, beyond):
+            return True
+        self._notes.append(f"{victim} is not known to be a voter again {WHOLE_AGAIN_S:g} s after its disk was lost")
         # Another wipe now could take the last whole copy: the fault of whoever strikes, not of the mesh.
         self._in_doubt = True
         return True
@@ -125,22 +125,42 @@ class Churn:
     def _joiners(self) -> list[NodeProcess]:
         return [node for node in self._fleet.nodes.values() if node.id not in self._fleet.founders]
 
-    async def _until_member(self, node_id: str, what: str, *, voter: bool = False) -> bool:
-        """Whether it has become one in time."""
-
-        def is_one(node: NodeView) -> bool:
-            return node.id == node_id and node.health == "healthy" and (node.role == "voter" or not voter)
-
-        return await self._until(is_one, f"{node_id} is no member {TAKEN_IN_S:g} s after {what}")
-
-    async def _until(self, condition: Callable[[NodeView], bool], otherwise: str) -> bool:
+    async def _until_member(self, node_id: str, what: str) -> None:
+        """Wait until it is a healthy member, and not only its old self in the others' memory; not for ever."""
         deadline = time.monotonic() + TAKEN_IN_S
         while time.monotonic() < deadline:
             try:
-                if any(condition(node) for node in (await self._client.status(timeout=2)).nodes):
-                    return True
+                nodes = (await self._client.status(timeout=2)).nodes
             except MeshError:
-                pass
+                nodes = []
+            pid = self._fleet.pid(node_id)
+            if any(node.id == node_id and node.health == "healthy" and node.pid == pid for node in nodes):
+                return
             await asyncio.sleep(0.2)
-        self._notes.append(otherwise)
+        self._notes.append(f"{node_id} is no member {TAKEN_IN_S:g} s after {what}")
+
+    async def _last_index(self) -> int | None:
+        """The end of the leader's log."""
+        deadline = time.monotonic() + TAKEN_IN_S
+        while time.monotonic() < deadline:
+            try:
+                return (await self._client.raft_status(stale=False, timeout=2)).last_index
+            except MeshError:
+                await asyncio.sleep(0.2)
+        return None
+
+    async def _until_voter_again(self, node_id: str, beyond: int) -> bool:
+        """Whether it has a vote again, and on its new disk what was appended after the old one was lost.
+
+        Its id among the voters alone says nothing: that may still be its old self.
+        """
+        deadline = time.monotonic() + WHOLE_AGAIN_S
+        while time.monotonic() < deadline:
+            try:
+                peers = (await self._client.raft_status(stale=False, timeout=2)).peers
+            except MeshError:
+                peers = []
+            if any(peer.id == node_id and peer.role == "voter" and peer.match_index > beyond for peer in peers):
+                return True
+            await asyncio.sleep(0.2)
         return False
