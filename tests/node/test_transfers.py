@@ -91,6 +91,38 @@ def test_a_follower_that_lags_too_far_gets_the_table_in_chunks_and_then_follows(
         assert told[0] == told[1]
 
 
+@pytest.mark.parametrize(("rows_a_chunk", "chunks"), [(100, 1), (21, 1), (20, 2), (7, 3), (1, 21)])
+def test_chunks_of_any_size_make_the_same_table(rows_a_chunk: int, chunks: int) -> None:
+    """21 rows in one chunk that has room for more, in one they fill, in several, and one by one."""
+    trio = left_behind()
+    trio.chunk_rows = rows_a_chunk
+    trio.heal()
+    trio.run(1_000)
+    assert_level(trio)
+    assert len(trio[EVA].effects(StageSnapshot)) == chunks
+
+
+def test_a_table_without_a_task_is_a_table() -> None:
+    """Nothing was ever submitted, but nodes were drained and undrained until the log began after what eva has."""
+    trio = settled(dispatch=SHORT_LOG, chunk_rows=6)
+    trio.cut(EVA)
+    client = trio.client(ANA)
+    for _ in range(15):
+        client.order(Action.DRAIN, "ben")
+        trio.run(20)
+        client.order(Action.UNDRAIN, "ben")
+        trio.run(20)
+    trio.run(500)
+    assert trio[ANA].node.raft.first_index > trio[EVA].node.raft.last_index + 1
+    trio.heal()
+    trio.run(1_500)
+    assert_level(trio)
+    assert [stage.rows for stage in trio[EVA].effects(StageSnapshot)] == [[]]
+    work(trio, ANA, "first")
+    trio.run(500)
+    assert_level(trio)
+
+
 def test_the_table_survives_a_restart_of_the_node_that_received_it() -> None:
     """Issue 2, 7: eva restarts from the table alone; nothing of the old log is needed."""
     trio = left_behind()
