@@ -38,6 +38,17 @@ def test_every_procedure_of_operations_is_tried_by_a_test_that_exists(section: s
         assert name in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)], f"{path}::{name}"
 
 
+@pytest.mark.parametrize("page", ["docs/guarantees.md", "tests/sim/README.md", "README.md", "ARCHITECTURE.md"])
+def test_what_a_page_points_to_is_there(page: str) -> None:
+    """Tests by name, files and folders by path."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?`", text):
+        source = (ROOT / path).read_text(encoding="utf-8")
+        assert not name or f"def {name}(" in source, f"{path}::{name}"
+    for path in re.findall(r"`((?:tests|docs|mesh|nodes|bench|examples)/[\w/.-]*)`", text):
+        assert (ROOT / path).exists() or path == "tests/chaos/RESULTS.md", path
+
+
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_of_operations_is_one(line: str) -> None:
     """Its words name a command, and each of its flags is one of that command's."""

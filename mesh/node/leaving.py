@@ -74,14 +74,19 @@ class Leaving:
             self._depart()
 
     def _hands_over(self) -> bool:
-        """Whether we lead, and another could."""
+        """Whether we lead, and another could that stays."""
         raft = self._node.raft
         voters = raft.configuration.voter_ids
-        heirs = [peer for peer, _, state in raft.peers() if state == CAUGHT_UP and peer in voters]
+        heirs = [peer for peer, _, state in raft.peers() if state == CAUGHT_UP and peer in voters and self._stays(peer)]
         if not raft.serving or not heirs:
             return False
         raft.transfer(heirs[0], self._node.now_ms)
         return True
+
+    def _stays(self, peer: NodeId) -> bool:
+        """Whether it is there, and has not said that it goes as well."""
+        member = self._node.detector.member(peer)
+        return member is not None and member.last is not None and not member.last.draining
 
     def _depart(self) -> None:
         """Tell the leader, which may be ourselves for want of another."""

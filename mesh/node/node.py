@@ -57,6 +57,8 @@ from mesh.wire.codec import Rubbish, decode_heartbeat, decode_peer, decode_summa
 _RAFT = (Append, AppendReply, PreVote, PreVoteReply, Vote, VoteReply, TimeoutNow)
 CTL_BYTES_MAX = 64 << 10
 """Larger messages go to the data port, so that a vote never waits behind them."""
+TROUBLE_SHOWN_MS = 60_000
+"""What was wrong at the start is shown for so long at least, though it may be put right in a second."""
 HELD_MAX = 256
 """Leases listed in a heartbeat; more are only counted. With the longest ids they fit what a link takes as gossip."""
 
@@ -97,6 +99,7 @@ class Node:
         self.membership = Membership(self)
         self.leaving = Leaving(self)
         self.trouble = config.trouble
+        self._started_ms = now_ms
         self._sequence = 0
         self._told: tuple[Term, NodeId | None] = (Term(0), None)
         self._beat_ms = now_ms
@@ -243,7 +246,8 @@ class Node:
     def publish(self) -> None:
         """Tell everybody how we are."""
         now_ms = self.now_ms
-        if self.trouble == self.config.trouble and self.membership.has_caught_up:
+        is_over = now_ms >= self._started_ms + TROUBLE_SHOWN_MS and self.membership.has_caught_up
+        if is_over and self.trouble == self.config.trouble:
             self.trouble = ""
         self._beat_ms = now_ms + self.config.gossip.beat_ms
         self._sequence += 1

@@ -154,3 +154,13 @@ def test_a_release_that_has_no_word_for_it_is_spared_the_command() -> None:
     trio.tell(ANA, BEN, Departing(1))
     trio.run(5)
     assert not trio.leader.node.ledger.nodes[BEN].left
+
+
+def test_leadership_is_not_handed_to_one_that_goes_as_well() -> None:
+    """ana and ben are told to go together. Neither hands over to the other: eva leads in the end."""
+    trio = settled()
+    for name in (ANA, BEN):
+        trio.feed(name, Leave(30_000))
+    trio.run(2_500)
+    assert trio.leader.name == EVA
+    assert [trio[name].retired for name in (ANA, BEN)] == [[GONE], [GONE]]

@@ -456,7 +456,9 @@ def test_what_was_wrong_at_the_start_is_shown_until_it_is_put_right() -> None:
     stage.run(3)
     stage.nodes[KAI].publish()
     assert stage.nodes[KAI].trouble == trouble
-    stage.run(2_000)
+    stage.run(58_000)
+    assert stage.nodes[KAI].trouble == trouble, "somebody should have a minute to see it"
+    stage.run(4_000)
     assert stage.nodes[KAI].trouble == ""
 
 
