@@ -249,6 +249,33 @@ def test_d12_what_is_refused_for_certain_never_shows_up(seed: int) -> None:
     assert prober.refused
 
 
+def test_d12_a_leader_that_hears_nobody_says_nothing_of_what_is_on_its_way() -> None:
+    """What it appends still reaches the others, their answers do not come back: it leaves office, and its successor
+    commits what it could not. Ten times. A guess would be wrong in many cases, either way.
+    """
+    world = quiet(calm(69))
+    prober = Prober(world, 30, at_leader=True)
+    world.run_ms(2_000)
+    unheard = 0
+    for _ in range(10):
+        old, first = leader(world), len(prober.asked_us)
+        others = [name for name in world.plan.node_ids if name != old]
+        for other in others:
+            world.network.cut(other, old)
+        world.run_ms(1_500)
+        for other in others:
+            world.network.mend(other, old)
+        world.run_ms(1_000)
+        asked = list(prober.asked_us)[first:]
+        there = world.checker.record.model.tasks
+        unheard += sum(task_id in there and task_id not in prober.took_us for task_id in asked)
+    prober.is_done = True
+    world.settle()
+    assert [task_id for task_id in prober.refused if task_id in world.checker.record.model.tasks] == []
+    assert is_there(world, prober)
+    assert unheard > 10
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_d21_every_subscriber_hears_every_event_once_and_in_order(seed: int) -> None:
     """etcd 15271, 17247, 17529: watches went back in time, lost events, repeated them. Three subscribers move from node
