@@ -24,8 +24,8 @@ START_S = 60.0
 SETTLE_S = 90.0
 READ_S = 120.0
 SAMPLE = 1_000
-MAY_END_OF = ("The disk failed", "No space left on device", "before its apps were loaded")
-"""What a node may end of by itself, to be started again: its disk, and agents that are killed while it starts."""
+MAY_END_OF = ("The disk failed", "No space left on device")
+"""What a node may end of by itself, to be started again: its disk."""
 
 
 @dataclass(slots=True)
@@ -61,6 +61,9 @@ async def run_one(configuration: Configuration, *, seconds: float, seed: int, ro
     history = History()
     book = Book(history, root / "acked.txt")
     outcome = Outcome(configuration, None)
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: history.broken.append(f"a client broke: {context.get('exception') or context['message']!r}")
+    )
     fleet = Fleet(
         root,
         nodes=configuration.nodes,
