@@ -10,8 +10,10 @@ python -m mesh.sim ablate [NAME ...] --seeds 1000             one safeguard remo
 
 import argparse
 import functools
+import gc
 import multiprocessing
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -19,12 +21,15 @@ from pathlib import Path
 
 from mesh.sim.ablation import Found
 from mesh.sim.ablations import ABLATIONS, find, table, with_table
-from mesh.sim.campaign import Totals, collect_seldom, shrink, tell
-from mesh.sim.logbook import record
+from mesh.sim.campaign import Totals, shrink, tell
+from mesh.sim.logbook import row, with_row
 from mesh.sim.world import Verdict, run_seed
 
 README = Path(__file__).parents[2] / "tests" / "sim" / "README.md"
+LOGBOOK = README.with_name("CAMPAIGNS.md")
 PROGRESS_S = 20.0
+COLLECT_SELDOM = (100_000, 50, 100)
+"""A run makes few cycles and many short-lived things: looking for cycles all the time costs a twelfth of it."""
 SHRINKS_MAX = 8
 """Runs spent on making the failure behind each ablation smaller."""
 
@@ -72,7 +77,8 @@ def run_campaign(seeds: range, jobs: int, *, is_recorded: bool = False) -> int:
             print(f"{totals.seeds} of {len(seeds)} seeds, {len(totals.failures)} failed", file=sys.stderr, flush=True)
     print("\n".join(totals.lines(time.monotonic() - began_s)))
     if is_recorded:
-        record(totals, seeds)
+        line = row(totals, seeds, _commit())
+        LOGBOOK.write_text(with_row(LOGBOOK.read_text(encoding="utf-8"), line), encoding="utf-8")
     for failure in totals.failures[:1]:
         print("\n".join(tell(failure.seed)[1]))
     return 0 if totals.is_passed else 1
@@ -80,11 +86,21 @@ def run_campaign(seeds: range, jobs: int, *, is_recorded: bool = False) -> int:
 
 def _spread(seeds: Iterable[int], jobs: int) -> Iterator[Verdict]:
     if jobs <= 1:
-        collect_seldom()
+        gc.set_threshold(*COLLECT_SELDOM)
         yield from map(run_seed, seeds)
         return
-    with multiprocessing.get_context("spawn").Pool(jobs, collect_seldom) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs, gc.set_threshold, COLLECT_SELDOM) as pool:
         yield from pool.imap_unordered(run_seed, seeds, chunksize=4)
+
+
+def _commit() -> str:
+    """The commit that runs, with a + if the code differs from it."""
+
+    def ask(*arguments: str) -> str:
+        asked = subprocess.run(["git", *arguments], cwd=LOGBOOK.parent, capture_output=True, text=True, check=True)
+        return asked.stdout.strip()
+
+    return ask("rev-parse", "--short=10", "HEAD") + ("+" if ask("status", "--porcelain", "--", "../../mesh") else "")
 
 
 def run_shrink(seed: int) -> int:
@@ -97,7 +113,9 @@ def run_ablations(names: list[str], seeds_max: int, jobs: int) -> int:
     """Each in a process of its own; the whole table goes into tests/sim/README.md."""
     found: list[Found] = []
     hunt = functools.partial(find, seeds_max=seeds_max, tries_max=SHRINKS_MAX)
-    with multiprocessing.get_context("spawn").Pool(max(jobs, 1), collect_seldom, maxtasksperchild=1) as pool:
+    with multiprocessing.get_context("spawn").Pool(
+        max(jobs, 1), gc.set_threshold, COLLECT_SELDOM, maxtasksperchild=1
+    ) as pool:
         for result in pool.imap(hunt, names, chunksize=1):
             found.append(result)
             print(f"{result.name}: {result.summary}", flush=True)

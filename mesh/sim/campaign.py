@@ -1,7 +1,5 @@
 """Many seeds, one verdict: what broke, what happened how often, and what never happened at all."""
 
-import gc
-
 import msgspec
 
 from mesh.sim.coverage import CAMPAIGN_SEEDS_MIN, missing
@@ -69,12 +67,6 @@ class Totals:
             + self._outcome,
         ]
         return told
-
-
-def collect_seldom() -> None:
-    """A run makes few cycles and many short-lived things: looking for cycles all the time costs a twelfth of it."""
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
 
 
 def tell(seed: int, plan: Plan | None = None) -> tuple[Verdict, list[str]]:

@@ -178,11 +178,16 @@ def acked_is_durable(node_id: str, disk: Disk, s: ReplicaState, reply: AppendRep
         raise Violation(
             "12 nothing acked before durable", f"{node_id} acks in term {reply.term} with term {log.term} on disk"
         )
-    term = s.log.term_at(reply.match)
-    if reply.match > disk.ledger.applied_index and (log.last_index < reply.match or log.term_at(reply.match) != term):
+    if reply.match <= disk.ledger.applied_index:
+        return
+    on_disk = log.term_at(reply.match)
+    # Of a node that went on to another term while the ack waited, the log in memory may be another one by now.
+    term = s.log.term_at(reply.match) if s.term == reply.term else on_disk
+    if log.last_index < reply.match or on_disk is None or on_disk != term or on_disk > reply.term:
         raise Violation(
             "12 nothing acked before durable",
-            f"{node_id} acks up to {reply.match} (term {term}) with its log on disk ending at {log.last_index}",
+            f"{node_id} acks in term {reply.term} up to {reply.match} (term {term}) with its log on disk ending at "
+            f"{log.last_index}, and there of term {on_disk}",
         )
 
 

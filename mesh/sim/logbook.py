@@ -1,13 +1,10 @@
 """tests/sim/CAMPAIGNS.md: every campaign that was recorded, and what all of them come to."""
 
 import re
-import subprocess
-from pathlib import Path
 
 from mesh.sim.campaign import Totals
 from mesh.sim.coverage import REQUIRED
 
-LOGBOOK = Path(__file__).parents[2] / "tests" / "sim" / "CAMPAIGNS.md"
 BEGIN, END = "<!-- campaigns begin -->", "<!-- campaigns end -->"
 TOTAL_BEGIN, TOTAL_END = "<!-- total begin -->", "<!-- total end -->"
 HEAD = (
@@ -45,22 +42,6 @@ def with_row(text: str, line: str) -> str:
     total = f"**{seeds:,} seeds, {events:,} events, {hours:,.1f} virtual hours, in {len(rows)} campaigns.**"
     text = _replaced(text, BEGIN, END, [*HEAD, *rows])
     return _replaced(text, TOTAL_BEGIN, TOTAL_END, [total])
-
-
-def record(totals: Totals, seeds: range) -> None:
-    """Write a campaign down."""
-    LOGBOOK.write_text(with_row(LOGBOOK.read_text(encoding="utf-8"), row(totals, seeds, commit())), encoding="utf-8")
-
-
-def commit() -> str:
-    """The commit that runs, with a + if the code differs from it."""
-
-    def ask(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=LOGBOOK.parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    return ask("rev-parse", "--short=10", "HEAD") + ("+" if ask("status", "--porcelain", "--", "../../mesh") else "")
 
 
 def _between(text: str, begin: str, end: str) -> list[str]:

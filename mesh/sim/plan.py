@@ -4,6 +4,7 @@ Swarm testing: every seed switches a random subset of the faults off and draws t
 with everything in it hides what needs a quiet spell to happen.
 """
 
+from random import Random
 from typing import Any
 
 import msgspec
@@ -148,33 +149,15 @@ def draw(seed: int) -> Plan:
     spares = upheaval.choice((0, 0, 1, 2, 3))
     tasks_max = max(10, min(tasks_max, WORK_US_MAX * sum(slots) // (attempt_us + begin_us)))
     spread_ms = safety_ms * clients * (burst + 1) // (2 * tasks_max)
+    raft, gossip, dispatch = _draw_settings(roll, heartbeat_ms)
     return Plan(
         seed=seed,
         node_ids=tuple(f"n{number + 1}" for number in range(size)),
         faults=faults,
         safety_ms=safety_ms,
-        raft=RaftConfig(
-            heartbeat_ms=heartbeat_ms,
-            election_timeout_ms=heartbeat_ms * roll.choice((3, 5, 8)),
-            link_down_campaign_ms=roll.choice((10, 50)),
-            appends_in_flight_max=roll.choice((1, 4, 32)),
-            append_entries_max=roll.choice((1, 8, 64)),
-            append_bytes_max=roll.choice((256, 1 << 20)),
-            disk_stall_ms_max=roll.choice((500, 2_000)),
-        ),
-        gossip=GossipConfig(
-            heartbeat_interval_ms=roll.choice((150, 300, 1_000)),
-            failure_threshold=roll.choice((2, 3)),
-        ),
-        dispatch=DispatchConfig(
-            queued_max=roll.choice((12, 1_000, 1_000_000)),
-            entries_in_flight_max=roll.choice((1, 4)),
-            start_report_ms=roll.choice((5, 50)),
-            report_resend_ms=roll.choice((300, 1_000)),
-            ledger_flush_ms=roll.choice((20, 100, 500)),
-            log_tail_entries_max=roll.choice((1, 4, 16, 4_096)),
-            report_wait_ms=roll.choice((300, 2_000)),
-        ),
+        raft=raft,
+        gossip=gossip,
+        dispatch=dispatch,
         slots=slots + tuple(upheaval.choice((1, 2, 4, 16)) for _ in range(spares)),
         capabilities=capabilities + (("code", "plan"),) * spares,
         rare_capability=rare,
@@ -201,6 +184,34 @@ def draw(seed: int) -> Plan:
         ),
         spare_ids=tuple(f"n{size + number + 1}" for number in range(spares)),
         spares_start_ms=tuple(upheaval.randrange(safety_ms * 2 // 3) for _ in range(spares)),
+    )
+
+
+def _draw_settings(roll: Random, heartbeat_ms: int) -> tuple[RaftConfig, GossipConfig, DispatchConfig]:
+    """Timeouts, windows and how much of the log is kept."""
+    return (
+        RaftConfig(
+            heartbeat_ms=heartbeat_ms,
+            election_timeout_ms=heartbeat_ms * roll.choice((3, 5, 8)),
+            link_down_campaign_ms=roll.choice((10, 50)),
+            appends_in_flight_max=roll.choice((1, 4, 32)),
+            append_entries_max=roll.choice((1, 8, 64)),
+            append_bytes_max=roll.choice((256, 1 << 20)),
+            disk_stall_ms_max=roll.choice((500, 2_000)),
+        ),
+        GossipConfig(
+            heartbeat_interval_ms=roll.choice((150, 300, 1_000)),
+            failure_threshold=roll.choice((2, 3)),
+        ),
+        DispatchConfig(
+            queued_max=roll.choice((12, 1_000, 1_000_000)),
+            entries_in_flight_max=roll.choice((1, 4)),
+            start_report_ms=roll.choice((5, 50)),
+            report_resend_ms=roll.choice((300, 1_000)),
+            ledger_flush_ms=roll.choice((20, 100, 500)),
+            log_tail_entries_max=roll.choice((1, 4, 16, 4_096)),
+            report_wait_ms=roll.choice((300, 2_000)),
+        ),
     )
 
 

@@ -1,5 +1,6 @@
 """The checker bites: each invariant is shown a history that breaks it, made by hand, and one that does not."""
 
+import msgspec
 import pytest
 
 from mesh.durable import HardState, LedgerWrite, TaskRow
@@ -197,6 +198,17 @@ def test_12_acked_and_not_on_disk(on_disk: Disk) -> None:
     raft.acked_is_durable("n2", disk("n2", 2, 2, term=2), s, ack)
     with breaks("12 "):
         raft.acked_is_durable("n2", on_disk, s, ack)
+
+
+def test_12_an_ack_that_waited_is_about_the_log_of_its_own_term() -> None:
+    """n2 acked entry 3 in term 2, and its disk had it when the ack left. Meanwhile it has another one there, of term 3,
+    which is not on disk yet: that one must not be acked.
+    """
+    s = replica("n2", 2, 3, term=3)
+    before = AppendReply(Term(2), 1, True, LogIndex(3), LogIndex(0), LogIndex(0), Term(0))
+    raft.acked_is_durable("n2", disk("n2", 2, 2, term=2), s, before)
+    with breaks("12 "):
+        raft.acked_is_durable("n2", disk("n2", 2, 2, term=3), s, msgspec.structs.replace(before, term=Term(3)))
 
 
 def test_12_voted_and_not_on_disk() -> None:
