@@ -7,10 +7,11 @@ import pytest
 from mesh import events
 from mesh.admission import Verdict
 from mesh.config import MembershipConfig
-from mesh.durable import Configuration, Member
+from mesh.durable import Configuration, Entry, EntryKind, Member
 from mesh.ids import LogIndex, NodeId
-from mesh.messages import Action, Answer, Code, Knock, Order
+from mesh.messages import Action, Answer, Append, Code, Knock, Order
 from mesh.node.membership import Facts, can_commit, next_change
+from mesh.raft.configuration import without
 from mesh.raft.replica import Role
 from mesh.wire.codec import encode
 from tests.node.cast import ANA, BEN, EVA, Stage
@@ -470,3 +471,18 @@ def test_a_disk_that_fails_is_told_at_once() -> None:
     seen = stage.nodes[ANA].detector.member(EVA)
     assert seen is not None and seen.last is not None
     assert seen.last.trouble == "The disk failed: writing the log: OSError: Input/output error"
+
+
+def test_who_reads_in_the_log_that_it_was_forgotten_retires() -> None:
+    """kai gets the entry that removes him before anybody turns him away."""
+    stage = led_by(grown()[0], ANA)
+    leader = stage.leader
+    removed = without(leader.raft.configuration, KAI)
+    last, term = leader.raft.last_index, leader.raft.term
+    entry = Entry(LogIndex(last + 1), term, EntryKind.CONFIGURATION, encode(removed))
+    append = Append(term, last, leader.raft.log.last_term, entry.index, 0, (entry,))
+    stage.say(KAI, events.PeerMessage(ANA, encode(append)))
+    stage.run(10)
+    assert [(name, retire.code) for name, retire in stage.retired] == [(KAI, 1)]
+    stage.say(KAI, events.TurnedAway(BEN, Verdict.REMOVED, entry.index))
+    assert len(stage.retired) == 1, "once is enough"

@@ -1,5 +1,6 @@
 """eva has fallen so far behind that the log does not reach back to her: she is sent the table (Raft 7; issue 2, 7)."""
 
+import msgspec
 import pytest
 
 from mesh.config import FINISHED_MAX, DispatchConfig
@@ -480,9 +481,12 @@ def test_offers_and_chunks_that_mean_nothing_are_ignored() -> None:
     trio = left_behind()
     mark = trio[ANA].disk.table.mark
     assert mark is not None
-    old = LedgerMark(trio[EVA].node.ledger.applied_index, Term(2), b"", b"", b"")
+    old = msgspec.structs.replace(mark, applied_index=trio[EVA].node.ledger.applied_index)
     trio.tell(EVA, ANA, SnapshotOffer(Term(2), 7, old))
     trio.tell(EVA, ANA, SnapshotOffer(Term(1), 7, mark))
+    trio.tell(EVA, BEN, SnapshotOffer(Term(2), 7, mark))
+    for illegible in ({"summary": b""}, {"configuration": b""}):
+        trio.tell(EVA, ANA, SnapshotOffer(Term(2), 7, msgspec.structs.replace(mark, **illegible)))
     trio.tell(EVA, ANA, whole_table(trio, 7))
     assert trio[EVA].node.transfers.receiving is None
     trio.tell(EVA, ANA, SnapshotOffer(Term(2), 7, mark))

@@ -535,3 +535,15 @@ def test_a_log_that_joins_votes_only_once_a_configuration_has_it() -> None:
     ben.link_down(ANA, 60)
     ben.receive(EVA, Vote(Term(9), LogIndex(9), Term(8), False), 70)
     assert (ben.term, ben.voted_for) == (9, EVA)
+
+
+def test_a_log_that_was_replaced_gives_its_vote_to_nobody() -> None:
+    """ben was turned away: the mesh knows him with another log. Once it has taken this one in, he votes again."""
+    ben = follower(TRIO)
+    ben.take()
+    ben.bar()
+    ben.receive(EVA, vote(5), 10)
+    assert (ben.term, ben.voted_for) == (5, None)
+    ben.unbar()
+    ben.receive(EVA, vote(6), 20)
+    assert (ben.term, ben.voted_for) == (6, EVA)
