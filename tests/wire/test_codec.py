@@ -153,5 +153,5 @@ def _flip(data: bytes, at: int) -> bytes:
 
 def test_a_command_that_is_not_known_here_stops_the_node() -> None:
     """A later release proposed it. To pass over it would be to have another table than the others."""
-    with pytest.raises(AssertionError, match="commands that this release does not know .*; upgrade it"):
+    with pytest.raises(AssertionError, match=r"commands that this release does not know .*; upgrade it"):
         codec.decode_batch(msgpack.packb([1_000, [[99, "t1"]]]))
