@@ -13,6 +13,7 @@ COMMAND = ".venv/bin/python -m mesh.sim seed {}"
 STORY_LINES_MAX = 60
 FAILURES_TOLD_MAX = 5
 WEAKENINGS_MAX = 60
+FAULTS_NAMED_MAX = 4
 
 
 class Totals:
@@ -116,7 +117,8 @@ def shrink(seed: int, plan: Plan | None = None, tries_max: int = WEAKENINGS_MAX)
 
 def smallest(plan: Plan, verdict: Verdict) -> str:
     """How small a failure was made, in words."""
-    faults = ", ".join(plan.faults) or "no fault"
+    names = list(plan.faults)
+    faults = f"{len(names)} faults" if len(names) > FAULTS_NAMED_MAX else ", ".join(names) or "no fault"
     return f"{len(plan.host_ids)} nodes, {verdict.events:,} events, {faults}"
 
 
