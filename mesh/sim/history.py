@@ -213,6 +213,8 @@ class History:
                 self._born[task_id] = task.state == PENDING or bool(task.token)
             elif is_undisturbed and not task.token:
                 self._born[task_id] = False
+        for task_id in model.refused:  # Its node was given up or drained while the grant was on its way.
+            self._born[task_id] = False
         for task_id in model.granted.get(model.index, ()):
             self._grants.append(Grant(task_id, self._streams.get(task_id, ("", 0))))
 

@@ -61,6 +61,8 @@ class Model:
         self.touched: dict[TaskId, ModelTask] = {}
         self.granted: dict[int, dict[TaskId, NodeId]] = {}
         """By log index: the leases granted there."""
+        self.refused: dict[TaskId, None] = {}
+        """Tasks of which the last entry held a grant that came to nothing: they have lost their turn."""
         self.completions: dict[TaskId, int] = {}
         """Token under which a task was completed."""
         self._coverage = coverage
@@ -70,6 +72,7 @@ class Model:
         assert index == self.index + 1, f"the model is at {self.index} and was given {index}"
         self.index = index
         self.touched = {}
+        self.refused = {}
         if batch is None:
             return b""
         self.at_ms = max(self.at_ms, batch.at_ms)
@@ -97,6 +100,7 @@ class Model:
             return UNKNOWN
         may_run = node.is_active and not node.is_draining and task.not_before_ms <= self.at_ms
         if task.state not in WAITING or not may_run or self.index <= task.token:
+            self.refused[command.task_id] = None
             return REFUSED
         self._move(task, DISPATCHED)
         task.token = task.token_max = self.index

@@ -422,3 +422,13 @@ def test_a_campaign_is_added_to_the_logbook_and_to_its_total() -> None:
         f"| `abc` | 10-12 | 4,500 | 3.0 | {happened} | seed 11: 1 one leader per term |\n"
         "<!-- campaigns end -->\ntail\n"
     )
+
+
+def test_a_grant_that_comes_to_nothing_costs_a_task_its_turn() -> None:
+    """n1 is drained by the same entry that grants t1 to it: nobody may say afterwards that t1 was overtaken."""
+    both = Both()
+    both.apply(commands.DrainNode(NodeId("n1"), True), commands.GrantLease(T1, NodeId("n1")))
+    assert list(both.model.refused) == [T1]
+    both.apply(commands.DrainNode(NodeId("n1"), False), commands.GrantLease(T1, NodeId("n1")))
+    assert (list(both.model.refused), both.model.tasks[T1].token) == ([], both.model.index)
+    both.check()
