@@ -80,7 +80,7 @@ class Checker:
         self.events += 1
         node_id = machine.node_id
         kind = type(event)
-        self._untraced.append((machine.now_ms, node_id, kind.__name__, effects))
+        self._untraced.append((machine.handled_ms, node_id, kind.__name__, effects))
         if len(self._untraced) >= TRACED_TOGETHER:
             self._trace_now()
         seen = self._seen[node_id]

@@ -95,6 +95,8 @@ class Machine:
         self.disk = Disk(config.node_id)
         self.node: Any = None
         self.incarnation = 0
+        self.handled_ms = 0
+        """When the latest event was handled, by this host's clock."""
         self.is_paused = False
         self.is_parked = False
         """Nobody starts it: a spare whose time has not come, or a node that was removed."""
@@ -277,11 +279,13 @@ class Machine:
             self._durable = event.token
             while self._held and self._held[0].after <= self._durable:
                 self._leave(self._held.popleft())
-        effects = self.node.handle(event, self.now_ms)
+        self.handled_ms = now_ms = self._clock_ms + self._schedule.now_us // 1_000
+        effects = self.node.handle(event, now_ms)
         self._watcher.handled(self, event, effects)
-        perform = _PERFORM
-        for effect in effects:
-            perform[type(effect)](self, effect)
+        if effects:
+            perform = _PERFORM
+            for effect in effects:
+                perform[type(effect)](self, effect)
 
     # --- timers -------------------------------------------------------------------------------------------------------
 
@@ -304,9 +308,10 @@ class Machine:
     def _alarm(self) -> None:
         self._alarm_ms = None
         deadline_ms = self.node.next_deadline_ms()
-        if deadline_ms is not None and deadline_ms <= self.now_ms:
-            self._deadlines_in_a_row = self._deadlines_in_a_row + 1 if self.now_ms == self._rang_ms else 0
-            self._rang_ms = self.now_ms
+        now_ms = self.now_ms
+        if deadline_ms is not None and deadline_ms <= now_ms:
+            self._deadlines_in_a_row = self._deadlines_in_a_row + 1 if now_ms == self._rang_ms else 0
+            self._rang_ms = now_ms
             if self._deadlines_in_a_row > DEADLINES_IN_A_ROW_MAX:
                 raise Violation("24 every bound holds", f"{self.node_id} asks for a deadline in the past for ever")
             self._handle(DEADLINE_REACHED)
