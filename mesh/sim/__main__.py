@@ -67,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run_campaign(seeds: range, jobs: int, *, is_recorded: bool = False) -> int:
     """Every seed, in several processes; a line of progress now and then."""
     totals = Totals()
+    commit = _commit() if is_recorded else ""  # Asked now: whoever works on meanwhile does not change what runs.
     began_s = said_s = time.monotonic()
     for verdict in _spread(seeds, jobs):
         totals.add(verdict)
@@ -77,7 +78,7 @@ def run_campaign(seeds: range, jobs: int, *, is_recorded: bool = False) -> int:
             print(f"{totals.seeds} of {len(seeds)} seeds, {len(totals.failures)} failed", file=sys.stderr, flush=True)
     print("\n".join(totals.lines(time.monotonic() - began_s)))
     if is_recorded:
-        line = row(totals, seeds, _commit())
+        line = row(totals, seeds, commit)
         LOGBOOK.write_text(with_row(LOGBOOK.read_text(encoding="utf-8"), line), encoding="utf-8")
     for failure in totals.failures[:1]:
         print("\n".join(tell(failure.seed)[1]))

@@ -39,7 +39,8 @@ def with_row(text: str, line: str) -> str:
         seeds += int(found[2]) - int(found[1]) + 1
         events += int(found[3].replace(",", ""))
         hours += float(found[4])
-    total = f"**{seeds:,} seeds, {events:,} events, {hours:,.1f} virtual hours, in {len(rows)} campaigns.**"
+    campaigns = "1 campaign" if len(rows) == 1 else f"{len(rows)} campaigns"
+    total = f"**{seeds:,} seeds, {events:,} events, {hours:,.1f} virtual hours, in {campaigns}.**"
     text = _replaced(text, BEGIN, END, [*HEAD, *rows])
     return _replaced(text, TOTAL_BEGIN, TOTAL_END, [total])
 
