@@ -20,9 +20,21 @@ def arm(s: ReplicaState, now_ms: int) -> None:
     s.election_due_ms = now_ms + s.timeout_ms
 
 
+RETRIES_SOON_MAX = 3
+
+
 def arm_retry(s: ReplicaState, now_ms: int) -> None:
-    """Refused or split: nobody leads as far as we know, so try again soon, but not all at the same time."""
-    s.election_due_ms = now_ms + s.rng.randint(s.config.link_down_campaign_ms, s.config.election_timeout_ms)
+    """Refused or split: nobody leads as far as we know, so try again soon, but not all at the same time.
+
+    Those who lose their leader together collide in one election of seventeen. They try again within a few round trips;
+    after a few times it is no collision that keeps them from winning.
+    """
+    soon_ms = s.config.link_down_campaign_ms
+    if s.retries_soon < RETRIES_SOON_MAX:
+        s.retries_soon += 1
+        s.election_due_ms = now_ms + s.rng.randint(1, 3 * soon_ms)
+    else:
+        s.election_due_ms = now_ms + s.rng.randint(soon_ms, s.config.election_timeout_ms)
 
 
 def has_live_leader(s: ReplicaState, now_ms: int) -> bool:
@@ -54,6 +66,8 @@ def become_follower(s: ReplicaState, term: Term, leader_id: NodeId | None, now_m
     s.role = Role.FOLLOWER
     s.leader_id = leader_id
     s.leader_heard_ms = now_ms if leader_id is not None else None
+    if leader_id is not None:
+        s.retries_soon = 0
     s.votes.clear()
     _owe_nothing(s)
     _leave_office(s)
@@ -119,6 +133,7 @@ def become_leader(s: ReplicaState, now_ms: int) -> None:
     s.role = Role.LEADER
     s.leader_id = s.node_id
     s.leader_heard_ms = None
+    s.retries_soon = 0
     s.votes.clear()
     s.peers = {}
     s.sync_peers()
@@ -130,11 +145,13 @@ def become_leader(s: ReplicaState, now_ms: int) -> None:
 
 
 def _count(s: ReplicaState, now_ms: int) -> None:
-    """Go on when a majority of the voters said yes; give up for now when it no longer can."""
+    """Go on when a majority of the voters said yes; give up for now when it no longer can. Whoever is cut off from us,
+    as the leader is that just died, will not say anything.
+    """
     voters = s.log.configurations.voter_ids
     needed = len(voters) // 2 + 1
     granted = sum(1 for voter in voters if s.votes.get(voter) is True)
-    refused = sum(1 for voter in voters if s.votes.get(voter) is False)
+    refused = sum(1 for voter in voters if not s.votes.get(voter, voter not in s.links_lost))
     if granted >= needed:
         if s.role is Role.PRE_CANDIDATE:
             campaign(s, now_ms, is_transfer=False)

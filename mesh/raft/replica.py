@@ -182,6 +182,7 @@ class Replica:
         """The link to `peer` broke, and what was under way on it is lost."""
         s = self._s
         s.now_ms = now_ms
+        s.links_lost[peer] = None
         if s.role is Role.LEADER:
             replication.restart_peer(s, peer, is_paused=True)
             if s.transfer_target == peer:
@@ -193,6 +194,7 @@ class Replica:
         """The link to `peer` stands."""
         s = self._s
         s.now_ms = now_ms
+        s.links_lost.pop(peer, None)
         if s.role is Role.LEADER:
             replication.restart_peer(s, peer, is_paused=False)
 

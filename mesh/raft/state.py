@@ -59,6 +59,10 @@ class ReplicaState:
     election_due_ms: int = 0
     timeout_ms: int = 0
     """The timeout drawn last. Drawn anew with every change of role, not with every append."""
+    retries_soon: int = 0
+    """Elections in a row that nobody won and that were tried again soon."""
+    links_lost: dict[NodeId, None] = field(default_factory=dict)
+    """Peers whose link broke and does not stand again yet."""
     votes: dict[NodeId, bool] = field(default_factory=dict)
     """Who answered our (pre-)vote request, and how. By name, so an answer counts once."""
     ticked_ms: int = 0

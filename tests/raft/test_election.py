@@ -212,7 +212,7 @@ def test_refused_pre_votes_end_the_attempt_but_not_the_term() -> None:
     assert role(ben) is Role.PRE_CANDIDATE
     ben.receive(EVA, PreVoteReply(Term(1), False), 700)
     assert (role(ben), ben.term) == (Role.FOLLOWER, 1)
-    assert 720 <= ben.next_deadline_ms() <= 1_000
+    assert 701 <= ben.next_deadline_ms() <= 760
 
 
 def test_a_mesh_of_one_elects_itself_at_the_first_tick() -> None:
@@ -547,3 +547,25 @@ def test_a_log_that_was_replaced_gives_its_vote_to_nobody() -> None:
     ben.unbar()
     ben.receive(EVA, vote(6), 20)
     assert (ben.term, ben.voted_for) == (6, EVA)
+
+
+def test_two_who_collide_try_again_soon_and_a_few_times_only() -> None:
+    """ana died; ben and eva stand at once, and each votes for itself. Ana will not say anything: nobody waits for her.
+
+    One death of a leader in seventeen took 500 to 900 ms because both waited a whole timeout.
+    """
+    ben = candidate()
+    soon_ms = CONFIG.link_down_campaign_ms
+    for attempt in range(5):
+        ben.link_down(ANA, 1_000)
+        assert role(ben) is Role.CANDIDATE
+        ben.receive(EVA, VoteReply(ben.term, False), 1_000)
+        assert role(ben) is Role.FOLLOWER
+        pause_ms = ben.next_deadline_ms() - 1_000
+        assert 1 <= pause_ms <= 3 * soon_ms if attempt < 3 else soon_ms <= pause_ms <= CONFIG.election_timeout_ms
+        ben.tick(ben.next_deadline_ms())
+        ben.receive(EVA, PreVoteReply(Term(ben.term + 1), True), 1_000)
+    ben.receive(EVA, heartbeat(ben.term), 1_100)
+    assert (ben._s.leader_id, ben._s.retries_soon) == (EVA, 0)
+    ben.link_up(ANA, 1_200)
+    assert ben._s.links_lost == {}
