@@ -52,7 +52,7 @@ class Verdict(IntEnum):
     REPLACED = 2
     """Its id is here with another log. It may ask to take that one's place, as a learner."""
     REMOVED = 3
-    """It was in the mesh, and a committed configuration is without it. It never comes back with this log."""
+    """Its log was removed, or replaced, by a committed configuration. It never comes back with this log."""
 
 
 def judge(roll: Roll, standing: Standing) -> Verdict:
@@ -61,17 +61,13 @@ def judge(roll: Roll, standing: Standing) -> Verdict:
     Whoever knows of a later configuration than we do, with itself in it, is taken at its word: without that, a node
     that lags could not be reached by those who came since (Ongaro's thesis 4.1).
     """
-    known = next((member for member in roll.members if member.node_id == standing.node_id), None)
-    if known is not None and known.mark in ("", standing.mark):
-        return Verdict.ACCEPTED
     if any(member.node_id == standing.node_id and member.mark == standing.mark for member in roll.before):
         return Verdict.ACCEPTED
     if standing.mark and standing.mark in roll.forgotten:
         return Verdict.REMOVED if roll.is_committed else Verdict.STRANGER
+    known = next((member for member in roll.members if member.node_id == standing.node_id), None)
+    if known is not None and known.mark in ("", standing.mark):
+        return Verdict.ACCEPTED
     if standing.since > roll.index:
         return Verdict.ACCEPTED
-    if known is not None:
-        return Verdict.REPLACED
-    if standing.since == 0 or not roll.is_committed:
-        return Verdict.STRANGER
-    return Verdict.REMOVED
+    return Verdict.STRANGER if known is None else Verdict.REPLACED

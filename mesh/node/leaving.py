@@ -14,7 +14,6 @@ from mesh.events import Leave
 from mesh.ids import NodeId
 from mesh.ledger.commands import LeaveNode
 from mesh.messages import Departing
-from mesh.node.membership import CAUGHT_UP
 from mesh.wire.codec import encode
 
 if TYPE_CHECKING:
@@ -75,18 +74,11 @@ class Leaving:
 
     def _hands_over(self) -> bool:
         """Whether we lead, and another could that stays."""
-        raft = self._node.raft
-        voters = raft.configuration.voter_ids
-        heirs = [peer for peer, _, state in raft.peers() if state == CAUGHT_UP and peer in voters and self._stays(peer)]
+        raft, heirs = self._node.raft, self._node.membership.heirs()
         if not raft.serving or not heirs:
             return False
         raft.transfer(heirs[0], self._node.now_ms)
         return True
-
-    def _stays(self, peer: NodeId) -> bool:
-        """Whether it is there, and has not said that it goes as well."""
-        member = self._node.detector.member(peer)
-        return member is not None and member.last is not None and not member.last.draining
 
     def _depart(self) -> None:
         """Tell the leader, which may be ourselves for want of another."""

@@ -245,6 +245,21 @@ class Membership:
             {name: now_ms - since_ms for name, since_ms in since.items()},
         )
 
+    def heirs(self) -> list[NodeId]:
+        """As leader: voters that could take over at once, the one with the longest log first. One that hangs, or is
+        about to go itself, would only hold us up.
+        """
+        node = self._node
+        voters = node.raft.configuration.voter_ids
+        able = []
+        for peer, match, state in node.raft.peers():
+            member = node.detector.member(peer)
+            if state != CAUGHT_UP or peer not in voters or member is None or member.last is None:
+                continue
+            if member.health is Health.HEALTHY and not member.last.draining:
+                able.append((-match, peer))
+        return [peer for _, peer in sorted(able)]
+
     def check(self) -> None:
         """Propose what is due. Called with every heartbeat, and when something has changed."""
         node = self._node

@@ -21,7 +21,7 @@ from mesh.ledger.commands import (
 from mesh.ledger.task import DISPATCHED, RUNNING
 from mesh.messages import Action, Code, Order
 from mesh.node import requests
-from mesh.node.membership import CAUGHT_UP, Facts, can_commit
+from mesh.node.membership import Facts, can_commit
 from mesh.node.requests import Client
 from mesh.raft.configuration import with_learner, with_voter, without, without_vote
 
@@ -135,8 +135,10 @@ class Orders:
         raft, membership = self._node.raft, self._node.membership
         changed = self._changed(order)
         if changed is None:
-            self._count += 1
-            self._votes.setdefault(NodeId(order.target), []).append((client, order.request))
+            asked = self._votes.setdefault(NodeId(order.target), [])
+            if (client, order.request) not in asked:
+                self._count += 1
+                asked.append((client, order.request))
             membership.check()
             return
         if isinstance(changed, tuple):
@@ -155,8 +157,17 @@ class Orders:
         elif index <= self._node.ledger.applied_index:
             self._answer(client, order, Code.OK, "already so")
         else:
+            if order.action in (Action.REMOVE_VOTER, Action.FORGET):
+                self._take_back_vote(NodeId(order.target))
             self._count += 1
             self._configuring.setdefault(index, []).append((client, order.request))
+
+    def _take_back_vote(self, node_id: NodeId) -> None:
+        """A vote that was waited for is not wanted any more."""
+        for client, request in self._votes.pop(node_id, ()):
+            self._count -= 1
+            text = f"{node_id} was told to go without a vote before it had caught up"
+            self._node.clients.answer(client, request, Code.REFUSED, text)
 
     def _changed(self, order: Order) -> Configuration | tuple[Code, str] | None:
         """The configuration an order asks for, or why there is none; None if a learner must catch up first."""
@@ -186,8 +197,7 @@ class Orders:
     def _hand_over(self) -> tuple[Code, str]:
         """A leader is removed by its successor."""
         raft = self._node.raft
-        voters = raft.configuration.voter_ids
-        heirs = [peer for peer, _, state in raft.peers() if state == CAUGHT_UP and peer in voters]
+        heirs = self._node.membership.heirs()
         if heirs and raft.transfer(heirs[0], self._node.now_ms):
             return Code.UNAVAILABLE, f"{self._node.node_id} leads, and hands over to {heirs[0]} first; try again"
         return Code.REFUSED, f"{self._node.node_id} leads, and no other voter could take over just now; try again"
@@ -206,8 +216,11 @@ class Orders:
         """A configuration is committed: tell whoever waited for it."""
         node = self._node
         done = self._configuring.pop(index, [])
-        for voter in node.raft.configuration_at(index).voter_ids:
+        now = node.raft.configuration_at(index)
+        for voter in now.voter_ids:
             done += self._votes.pop(voter, ())
+        for waits in [name for name in self._votes if now.member(name) is None or len(now.voters) >= VOTERS_MAX]:
+            self._take_back_vote(waits)
         for client, request in done:
             self._count -= 1
             node.clients.answer(client, request, Code.OK, "done")

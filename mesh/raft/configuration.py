@@ -95,11 +95,12 @@ def without(configuration: Configuration, node_id: NodeId) -> Configuration:
 
 def with_marks(configuration: Configuration, marks: Mapping[NodeId, str]) -> Configuration:
     """Members whose log had no name yet are given the one they say it has."""
-    if all(member.mark or not marks.get(member.node_id) for member in configuration.members):
+    news = {node_id: mark for node_id, mark in marks.items() if mark and mark not in configuration.forgotten}
+    if all(member.mark or member.node_id not in news for member in configuration.members):
         return configuration
 
     def named(member: Member) -> Member:
-        mark = member.mark or marks.get(member.node_id, "")
+        mark = member.mark or news.get(member.node_id, "")
         return Member(member.node_id, member.address, mark, member.held_back)
 
     voters, learners = (tuple(map(named, part)) for part in (configuration.voters, configuration.learners))

@@ -145,13 +145,15 @@ def become_leader(s: ReplicaState, now_ms: int) -> None:
 
 
 def _count(s: ReplicaState, now_ms: int) -> None:
-    """Go on when a majority of the voters said yes; give up for now when it no longer can. Whoever is cut off from us,
-    as the leader is that just died, will not say anything.
+    """Go on when a majority of the voters said yes; give up for now when it no longer can. Once one has refused, those
+    to whom our link is lost, as to a leader that just died, are not waited for; before that they may still reach us.
     """
     voters = s.log.configurations.voter_ids
     needed = len(voters) // 2 + 1
     granted = sum(1 for voter in voters if s.votes.get(voter) is True)
-    refused = sum(1 for voter in voters if not s.votes.get(voter, voter not in s.links_lost))
+    refused = sum(1 for voter in voters if s.votes.get(voter) is False)
+    if refused:
+        refused += sum(1 for voter in voters if voter not in s.votes and voter in s.links_lost)
     if granted >= needed:
         if s.role is Role.PRE_CANDIDATE:
             campaign(s, now_ms, is_transfer=False)

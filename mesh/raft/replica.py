@@ -105,6 +105,8 @@ class Replica:
         if sender == s.node_id or is_unheard or getattr(message, "term", 0) > s.term + TERMS_AHEAD_MAX:
             s.dropped += 1
             return
+        if s.links_lost:
+            s.links_lost.pop(sender, None)  # Whatever became of our link to it, there is a way.
         if kind is AppendReply:
             replication.on_append_reply(s, sender, message, now_ms)  # type: ignore[arg-type]
         elif kind is Append:

@@ -11,7 +11,7 @@ from mesh.durable import Configuration, Entry, EntryKind, Member
 from mesh.ids import LogIndex, NodeId
 from mesh.messages import Action, Answer, Append, Code, Knock, Order
 from mesh.node.membership import Facts, can_commit, next_change
-from mesh.raft.configuration import without
+from mesh.raft.configuration import with_marks, without
 from mesh.raft.replica import Role
 from mesh.wire.codec import encode
 from tests.node.cast import ANA, BEN, EVA, Stage
@@ -486,3 +486,47 @@ def test_who_reads_in_the_log_that_it_was_forgotten_retires() -> None:
     assert [(name, retire.code) for name, retire in stage.retired] == [(KAI, 1)]
     stage.say(KAI, events.TurnedAway(BEN, Verdict.REMOVED, entry.index))
     assert len(stage.retired) == 1, "once is enough"
+
+
+def test_an_order_to_vote_does_not_outlive_the_one_not_to() -> None:
+    """kai is away when he is to be given a vote; then he is to have none. He comes back, and stays a learner."""
+    stage = led_by(grown()[0], ANA)
+    node = stage.nodes.pop(KAI)
+    stage.run(6_000)
+    stage.ask(Order(1, Action.ADD_VOTER, "kai"))
+    stage.ask(Order(1, Action.ADD_VOTER, "kai"))
+    stage.ask(Order(2, Action.REMOVE_VOTER, "kai"))
+    stage.run(100)
+    answered = {reply.request: reply.code for reply in stage.replies if type(reply) is Answer}
+    assert (answered[1], answered[2]) == (Code.REFUSED, Code.OK)
+    stage.nodes[KAI] = node
+    stage.say(ANA, events.LinkUp(KAI, 1, "kai-1"))
+    stage.run(6_000)
+    assert KAI not in configuration(stage).voter_ids
+
+
+def test_a_vote_for_one_that_is_forgotten_is_not_waited_for() -> None:
+    stage = led_by(grown()[0], ANA)
+    del stage.nodes[KAI]
+    stage.run(6_000)
+    stage.ask(Order(1, Action.ADD_VOTER, "kai"))
+    leader = stage.leader
+    leader.membership.propose(without(leader.raft.configuration, KAI))
+    stage.run(100)
+    assert (stage.answer().code, leader.orders._count) == (Code.REFUSED, 0)
+
+
+def test_leadership_goes_to_one_that_is_there() -> None:
+    """ben hangs, with his link in place. Whoever leads looks for another."""
+    stage = led_by(Stage(ANA, BEN, EVA), ANA)
+    assert stage.leader.membership.heirs() == [BEN, EVA]
+    del stage.nodes[BEN]
+    stage.run(2_000)
+    assert stage.leader.membership.heirs() == [EVA]
+
+
+def test_a_forgotten_log_is_not_named_again() -> None:
+    """eva was forgotten with her log; a new eva is taken in, whose log nobody has seen. The old name is not hers."""
+    forgotten = without(mesh(ANA, BEN, EVA), EVA)
+    unnamed = Configuration(forgotten.voters, (Member(EVA, "eva:1"),), forgotten.forgotten)
+    assert with_marks(unnamed, {EVA: "eva-1"}) is unnamed

@@ -569,3 +569,16 @@ def test_two_who_collide_try_again_soon_and_a_few_times_only() -> None:
     assert (ben._s.leader_id, ben._s.retries_soon) == (EVA, 0)
     ben.link_up(ANA, 1_200)
     assert ben._s.links_lost == {}
+
+
+def test_one_to_whom_the_link_is_lost_may_still_reach_us() -> None:
+    """ana is dead. ben's own link to eva broke, hers to him stands: her yes counts, and shows that there is a way."""
+    ben = follower(TRIO)
+    ben.link_down(ANA, 0)
+    ben.link_down(EVA, 0)
+    ben.tick(ben.next_deadline_ms())
+    assert role(ben) is Role.PRE_CANDIDATE
+    ben.receive(EVA, PreVoteReply(Term(2), True), 700)
+    assert (role(ben), list(ben._s.links_lost)) == (Role.CANDIDATE, [ANA])
+    ben.receive(EVA, yes(2), 710)
+    assert role(ben) is Role.LEADER
