@@ -52,7 +52,7 @@ class Verdict(IntEnum):
     REPLACED = 2
     """Its id is here with another log. It may ask to take that one's place, as a learner."""
     REMOVED = 3
-    """Its log was removed, or replaced, by a committed configuration. It never comes back with this log."""
+    """It was in the mesh, and a committed configuration is without it. It never comes back with this log."""
 
 
 def judge(roll: Roll, standing: Standing) -> Verdict:
@@ -70,4 +70,6 @@ def judge(roll: Roll, standing: Standing) -> Verdict:
         return Verdict.ACCEPTED
     if standing.since > roll.index:
         return Verdict.ACCEPTED
-    return Verdict.STRANGER if known is None else Verdict.REPLACED
+    if known is not None:
+        return Verdict.REPLACED
+    return Verdict.STRANGER if standing.since == 0 or not roll.is_committed else Verdict.REMOVED
