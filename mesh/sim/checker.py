@@ -91,7 +91,7 @@ class Checker:
             elif type(effect) is WriteLedger:
                 invariants_queue.same_rows_written(self.record, node_id, effect.write)
         if kind is PeerMessage:
-            if event.data[1] == _PRE_VOTE:  # type: ignore[union-attr]
+            if event.data[1] == _PRE_VOTE:  # type: ignore[union-attr]  # `kind` is its type; mypy does not follow.
                 invariants_raft.pre_vote_changes_nothing(node_id, seen, s, effects)
         elif kind is SnapshotInstalled and not s.is_voter:
             self.coverage.add("snapshot to a learner")

@@ -51,7 +51,7 @@ def mesh() -> None:
 def main() -> None:
     """Run the command line; ends the process with one of the documented exit codes, never with a traceback."""
     if sys.stdout is None or sys.stderr is None:  # Started with one of them closed.
-        nowhere = open(os.devnull, "w")  # noqa: SIM115
+        nowhere = open(os.devnull, "w")  # noqa: SIM115 - kept open as stdout until the process ends.
         sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     try:
         code = mesh.main(prog_name="mesh", standalone_mode=False)

@@ -79,7 +79,7 @@ def _all() -> tuple[Configuration, ...]:
             relay=bool(faults & NEEDS_RELAY),
             disks=bool(faults & NEEDS_DISKS),
         )
-        return replace(plain, **more)  # type: ignore[arg-type]
+        return replace(plain, **more)  # type: ignore[arg-type]  # Fields by name, of many types.
 
     return (
         on(3, "kills", KILLS),

@@ -80,7 +80,7 @@ class Stream:
                 async with self._fleet.client(*knows, timeout=5) as client:
                     self.clients_used += 1
                     ends = time.monotonic() + lives_s
-                    await self._submit_until(client, lambda: until() or time.monotonic() > ends)  # noqa: B023
+                    await self._submit_until(client, lambda: until() or time.monotonic() > ends)  # noqa: B023 - awaited within the round.
                     if not self._mix.short_lives:
                         await self._drain()
             except MeshError:

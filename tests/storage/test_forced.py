@@ -73,8 +73,8 @@ def test_one_survivor_of_three_goes_on_alone(meadow: Meadow) -> None:
     assert forced == Forced(
         old=forced.old,
         new=Configuration((Member(NodeId(survivor), f"{survivor}:1", before.created),)),
-        index=last_index + 1,  # type: ignore[arg-type]
-        term=term + 1,  # type: ignore[arg-type]
+        index=last_index + 1,  # type: ignore[arg-type]  # An index is an int.
+        term=term + 1,  # type: ignore[arg-type]  # A term, too.
         incarnation=before.incarnation + 1,
     )
     alone = meadow.start(survivor, TRIO)
