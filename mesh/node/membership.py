@@ -150,16 +150,29 @@ class Membership:
             self.since = found
         if self._is_in:
             raft.unbar()
+        self._tell()
+        if is_committed and self._mark and self._mark in configuration.forgotten:
+            self._retire()
+
+    def _tell(self) -> None:
+        """Let the shell know who belongs, and since when we do."""
+        raft = self._node.raft
+        configuration, index = raft.configuration, raft.configuration_index
+        is_committed = index <= raft.commit_index
         before = () if is_committed else raft.configuration_at(raft.commit_index).members
         roll = Roll(index, is_committed, configuration.members, configuration.forgotten, before)
         self._node.out.append(Admit(roll, self.since))
-        if is_committed and self._mark and self._mark in configuration.forgotten:
-            self._retire()
 
     def turned_away(self, event: TurnedAway) -> None:
         """A peer does not let us in. Removed is for ever; replaced means that our vote must not count."""
         if event.verdict == Verdict.REMOVED and event.index >= self.since:
-            self._retire()
+            if self.since <= self._node.raft.commit_index:
+                self._retire()
+            else:
+                # What took us in was never committed here, and perhaps nowhere: another leader may have cut it. We ask
+                # again as if it had not been; if we were removed, our mark is known, and we are told so once more.
+                self.since = LogIndex(0)
+                self._tell()
         elif event.verdict == Verdict.REPLACED and event.index > self.since:
             self._node.raft.bar()
             self._turned_away_ms = self._node.now_ms

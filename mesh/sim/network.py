@@ -9,7 +9,7 @@ from random import Random
 from typing import Protocol
 
 from mesh import admission
-from mesh.admission import Roll, Standing, Verdict
+from mesh.admission import Roll, Standing, Verdict, is_claimed
 from mesh.effects import Channel
 from mesh.events import Event, GossipReceived, Knocked, LinkDown, LinkUp, PeerMessage, TurnedAway
 from mesh.ids import LogIndex, NodeId
@@ -281,6 +281,10 @@ class Network:
             self._turn_away(here, there)
             return
         self._up[here, there] = incarnation
+        roll, knocking = self._hosts[there].roll, self._hosts[here]
+        if roll is not None and is_claimed(roll, Standing(NodeId(here), knocking.mark, LogIndex(knocking.since))):
+            self._coverage.add("let in by its own word")
+            self._knock(here, there)
         self._deliver(here, LinkUp(NodeId(there), incarnation, self._hosts[there].mark))
 
     def _incarnation_of(self, node_id: str) -> int:
@@ -320,14 +324,19 @@ class Network:
         self._dial_again(here, there)
         if verdict is Verdict.ACCEPTED or roll is None:
             return
-        now_us = self._schedule.now_us
-        if verdict in (Verdict.STRANGER, Verdict.REPLACED) and now_us >= self._knocked_us.get((here, there), 0):
-            self._knocked_us[here, there] = now_us + KNOCK_US
-            self._coverage.add("knocked")
-            self._deliver(there, Knocked(NodeId(here), self._hosts[here].address, self._hosts[here].mark))
+        if verdict in (Verdict.STRANGER, Verdict.REPLACED):
+            self._knock(here, there)
         if self._hosts[here].is_up:
             self._coverage.add(f"turned away as {verdict.name.lower()}")
             self._deliver(here, TurnedAway(NodeId(there), int(verdict), roll.index))
+
+    def _knock(self, here: str, there: str) -> None:
+        """`there` hears that `here` wants in, once in a while."""
+        now_us = self._schedule.now_us
+        if now_us >= self._knocked_us.get((here, there), 0):
+            self._knocked_us[here, there] = now_us + KNOCK_US
+            self._coverage.add("knocked")
+            self._deliver(there, Knocked(NodeId(here), self._hosts[here].address, self._hosts[here].mark))
 
     def _dial_again(self, here: str, there: str) -> None:
         """One further attempt at a time. What is down or cut off is dialled by whoever starts or mends it."""

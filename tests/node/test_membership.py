@@ -334,6 +334,26 @@ def test_word_of_a_removal_that_came_before_us_is_no_word_of_ours() -> None:
     assert stage.retired == []
 
 
+def test_one_whose_admission_was_undone_asks_again() -> None:
+    """kai joins, and the entry that takes him in reaches him alone: whoever led then is gone, and another entry stands
+    in its place, committed. He is told that he does not belong; he was never in, so he asks as if for the first time.
+    Told so again of a log that is forgotten, he goes.
+    """
+    stage, _, other = grown()
+    kai = stage.nodes[KAI]
+    configuration, commit = kai.raft.configuration, kai.raft.commit_index
+    undone = Entry(LogIndex(commit + 1), kai.raft.term, EntryKind.CONFIGURATION, encode(configuration))
+    append = Append(kai.raft.term, commit, kai.raft.log.last_term, commit, 0, (undone,))
+    stage.nodes = {KAI: kai}
+    assert kai.raft.leader_id is not None
+    stage.say(KAI, events.PeerMessage(kai.raft.leader_id, encode(append)))
+    assert kai.membership.since == undone.index > kai.raft.commit_index
+    stage.say(KAI, events.TurnedAway(other, Verdict.REMOVED, undone.index))
+    assert (stage.retired, stage.admits[KAI].since) == ([], 0)
+    stage.say(KAI, events.TurnedAway(other, Verdict.REMOVED, undone.index))
+    assert [(name, retire.code) for name, retire in stage.retired] == [(KAI, 1)]
+
+
 def test_a_lost_disk_neither_votes_nor_campaigns_until_it_is_taken_in() -> None:
     """A directory was emptied. The mesh knows another log under that id: its node waits; taken in, it may be chosen."""
     stage = Stage(ANA, BEN, EVA, wanted=3)
