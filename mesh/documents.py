@@ -67,6 +67,16 @@ class HistoryItem(msgspec.Struct):
     detail: str
 
 
+class Fault(msgspec.Struct):
+    """One attempt that came to nothing; `traceback` is empty where there was none."""
+
+    attempt: int
+    node: str | None
+    at: int
+    error: str
+    traceback: str
+
+
 class Task(msgspec.Struct):
     """One task. `result` and `checkpoint` are the user's own values; `error` is one line, None if there was none."""
 
@@ -87,6 +97,11 @@ class Task(msgspec.Struct):
     error_detail: str = ""
     payload: Any = None
     stale: bool = False
+    primary_error: str | None = None
+    """Why it fell back to another capability."""
+    faults: list[Fault] = []
+    """The attempts that came to nothing: the first, and the latest ones."""
+    parent: str | None = None
 
 
 class TaskLine(msgspec.Struct):
@@ -117,6 +132,120 @@ class DeadLetterPage(msgspec.Struct):
     next: str | None = None
 
 
+class DeadLetterGroup(msgspec.Struct):
+    """Dead letters of one capability that died of the same: the first line of the error, numbers left out."""
+
+    capability: str
+    error: str
+    count: int
+    first_at: int
+    last_at: int
+    example: str
+    """Id of the latest."""
+
+
+class DeadLetterGroups(msgspec.Struct):
+    groups: list[DeadLetterGroup]
+
+
+class Touched(msgspec.Struct):
+    """What an order that means many tasks did, or would do. `ids` are the first 1,000 of them; `dependents` live tasks
+    that the code of those submitted, likewise.
+    """
+
+    count: int
+    ids: list[str]
+    dependents: list[str]
+    is_dry: bool = False
+
+
+class CapabilityQueue(msgspec.Struct):
+    """What waits for one capability. `oldest_wait_ms` is how long the first to have come has waited."""
+
+    capability: str
+    waiting: int
+    running: int
+    oldest_wait_ms: int
+    paused: bool = False
+    paused_until: int | None = None
+    reason: str = ""
+
+
+class Queues(msgspec.Struct):
+    """`by_priority`: waiting tasks by priority, in order of it."""
+
+    queues: list[CapabilityQueue]
+    by_priority: dict[int, int]
+    live: int
+    live_max: int
+    dead: int
+    dead_max: int
+
+
+class BreakerView(msgspec.Struct):
+    """`state` is closed, open or half_open; `until` (epoch ms) when an open one is tried again."""
+
+    capability: str
+    state: str
+    failures: int
+    until: int | None = None
+
+
+class AgentView(msgspec.Struct):
+    """A node as a runner of tasks (S4-18). `health_score` lies between 0 and 1; `causes` say what it lost it by."""
+
+    id: str
+    address: str
+    type: str
+    status: str
+    """active, busy, stale or inactive (S4-16)."""
+    health: str
+    health_score: float
+    causes: list[str]
+    capabilities: list[str]
+    labels: dict[str, str]
+    slots: int
+    running: int
+    cpu: float
+    memory: float
+    versions: dict[str, str] = {}
+    breakers: list[BreakerView] = []
+    mean_ms: dict[str, int] = {}
+    """How long its tasks take, by capability, as the present leader has seen."""
+
+
+class Agents(msgspec.Struct):
+    strategy: str
+    agents: list[AgentView]
+
+
+class CronView(msgspec.Struct):
+    """`next` (epoch ms) is when it fires next, None while it is paused."""
+
+    name: str
+    expression: str
+    zone: str
+    capability: str
+    next: int | None
+    overlap: str
+    catch_up: str
+    paused: bool
+    fired: int
+    skipped: int
+    last_task: str | None
+
+
+class Crons(msgspec.Struct):
+    crons: list[CronView]
+
+
+class SettingsView(msgspec.Struct):
+    """Numbers the mesh is run by, by name (ledger.settings)."""
+
+    settings: dict[str, int]
+    level: int
+
+
 class EventLine(msgspec.Struct):
     """One committed thing that happened. `index` is its place in the log; several events may share one."""
 
@@ -138,11 +267,12 @@ class EventPage(msgspec.Struct):
 
 
 class NodeVerdict(msgspec.Struct):
-    """Why one node is not running a task: `fits` or the first filter that rejected it, in words."""
+    """Why one node is not running a task: `fits`, or the first filter that rejected it, in words and by its name."""
 
     node: str
     fits: bool
     why: str
+    filter: str = ""
 
 
 class Explanation(msgspec.Struct):
@@ -156,6 +286,12 @@ class Explanation(msgspec.Struct):
     next_attempt_at: int | None
     nodes: list[NodeVerdict]
     history: list[HistoryItem]
+    rejected: dict[str, int] = {}
+    """How many nodes each filter rejected."""
+    held_back_by: list[str] = []
+    """What keeps it back that is no node's doing: a paused queue, a full concurrency key, a rate, in words."""
+    holders: list[str] = []
+    """Who has held it, in order."""
 
 
 class RaftPeer(msgspec.Struct):

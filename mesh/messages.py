@@ -12,6 +12,7 @@ import msgspec
 
 from mesh.durable import Entry, LedgerMark, TaskRow
 from mesh.ids import ClientId, FencingToken, LogIndex, NodeId, TaskId, Term
+from mesh.options import Options
 
 # --- what tasks are made of on the wire -------------------------------------------------------------------------------
 
@@ -31,12 +32,14 @@ class TaskSpec(msgspec.Struct, frozen=True, array_like=True, gc=False):
     not_before_ms: int = 0
     source: str = ""
     checkpoint: bytes = b""
+    options: Options | None = None
 
 
 class AttemptOrder(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One attempt to run, everything its child process needs to know.
 
-    `checkpoint` is the encoded state the last attempt saved, empty if there is none.
+    `checkpoint` is the encoded state the last attempt saved, empty if there is none. `is_alone`: it runs in a process
+    of its own, because those it ran in before have died. `deadline_ms` (epoch): when it will be stopped; 0, never.
     """
 
     task_id: TaskId
@@ -45,13 +48,28 @@ class AttemptOrder(msgspec.Struct, frozen=True, array_like=True, gc=False):
     capability: str
     payload: bytes
     checkpoint: bytes
+    is_alone: bool = False
+    deadline_ms: int = 0
+
+
+class Failure(IntEnum):
+    """Whose fault it is that an attempt came to nothing."""
+
+    HANDLER = 0
+    """User code raised."""
+    CRASH = 1
+    """The process it ran in died while it ran."""
+    NOT_RUN = 2
+    """It never began here: no such handler, an order that is too large."""
+    DISTURBED = 3
+    """Its process was ended for another's sake. Nothing is charged, and the task runs again."""
 
 
 class AttemptOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """How one attempt ended, as its child process says (or its node, if the child died).
 
     `result` is an encoded value when `error` is empty. `error` is one line, `detail` a traceback.
-    `final` forbids another try.
+    `final` forbids another try. `failure` is a Failure.
     """
 
     task_id: TaskId
@@ -60,6 +78,7 @@ class AttemptOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
     error: str = ""
     detail: str = ""
     final: bool = False
+    failure: int = Failure.HANDLER
 
 
 Lease: TypeAlias = tuple[TaskId, FencingToken]
@@ -207,6 +226,16 @@ class Heartbeat(_Message, frozen=True, tag=20):
     """Names the log it keeps."""
     protocol: int = 1
     """The latest it speaks."""
+    kind: str = ""
+    """What it is there for: worker, provider, consumer or general (S4-17)."""
+    cpu_permille: int = 0
+    """How busy its machine is: the load of the last minute, as a share of its cores."""
+    memory_permille: int = 0
+    """How much of its machine's memory is taken."""
+    versions: tuple[tuple[str, str], ...] = ()
+    """Versions of its handlers: (capability, version), of those that have one."""
+    levels: int = 0
+    """The latest level of the ledger it can apply, see ledger.commands.RaiseLevel."""
 
 
 # --- leader and holders of leases -------------------------------------------------------------------------------------
@@ -366,6 +395,11 @@ class Question(IntEnum):
     EVENTS = 4
     EXPLAIN = 5
     RAFT = 6
+    QUEUES = 7
+    AGENTS = 8
+    CRONS = 9
+    DEAD_LETTER_GROUPS = 10
+    SETTINGS = 11
 
 
 class Ask(_Message, frozen=True, tag=55):
@@ -408,6 +442,26 @@ class Action(IntEnum):
     """Take a node's vote; it stays as a learner, and is not given one again of itself."""
     FORGET = 12
     """Remove a node for good: its log is never let in again."""
+    REPRIORITIZE = 13
+    """Give a waiting task another priority: `value` is an encoded number."""
+    SET = 14
+    """Change a setting of the mesh: target is its name (ledger.settings), `value` an encoded number."""
+    PAUSE = 15
+    """Grant nothing of a capability any more, with a `reason`; until the encoded time in `value` (epoch ms), if any."""
+    RESUME = 16
+    CLEAR = 17
+    """Cancel whatever waits under the priority in `target` (S4-03)."""
+    CANCEL_MANY = 18
+    """Cancel what the encoded Selection in `value` means. Answered with a documents.Touched."""
+    RETRY_MANY = 19
+    """Redrive the dead letters that the Selection in `value` means. Answered with a documents.Touched."""
+    SET_CRON = 20
+    """Begin or change a schedule: `value` is an encoded CronSpec."""
+    DROP_CRON = 21
+    CLOSE_BREAKER = 22
+    """Trust a node with a capability again: target is NODE/CAPABILITY."""
+    DROP_MANY = 23
+    """Give up the dead letters that the Selection in `value` means."""
 
 
 class Order(_Message, frozen=True, tag=56):
@@ -421,7 +475,7 @@ class Order(_Message, frozen=True, tag=56):
 
 
 class Answer(_Message, frozen=True, tag=57):
-    """To an Ask or an Order. `body` is the encoded document, empty for an Order."""
+    """To an Ask or an Order. `body` is the encoded document; empty for most Orders."""
 
     request: int
     code: int

@@ -63,7 +63,7 @@ UNSTABLE_BUILTINS = frozenset({"hash()", "id()"})
 
 MODULE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
-MAY_BE_LONGER: dict[str, str] = {}
+MAY_BE_LONGER: dict[str, str] = {"mesh/messages.py": "the whole protocol stands on one page"}
 """`path` or `path:function` -> the reason. Test modules are not measured: a story takes what it takes."""
 
 NAMES_THAT_SAY_NOTHING = frozenset(

@@ -4,12 +4,14 @@ An entry carries one Batch. Times in it are the leader's, in milliseconds since 
 log.
 """
 
-from typing import TypeAlias
+from enum import IntEnum
+from typing import Final, TypeAlias
 
 import msgspec
 
 from mesh.ids import FencingToken, NodeId, TaskId, Term
-from mesh.messages import TaskSpec
+from mesh.messages import Failure, TaskSpec
+from mesh.options import CronSpec
 
 
 class _Command(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
@@ -64,6 +66,8 @@ class FailAttempt(_Command, frozen=True, tag=6):
     detail: str
     jitter_permille: int
     final: bool
+    failure: int = Failure.HANDLER
+    """Level 1."""
 
 
 class ReleaseLease(_Command, frozen=True, tag=7):
@@ -80,9 +84,11 @@ class CancelTask(_Command, frozen=True, tag=8):
 
 
 class RedriveTask(_Command, frozen=True, tag=9):
-    """Put a dead letter back in the queue with its attempts forgotten."""
+    """Put a dead letter, or a task that is held, back in the queue with its attempts forgotten."""
 
     task_id: TaskId
+    payload: bytes | None = None
+    """Instead of its own. Level 1."""
 
 
 class DropDeadLetter(_Command, frozen=True, tag=10):
@@ -128,6 +134,101 @@ class LeaveNode(_Command, frozen=True, tag=15):
     incarnation: int
 
 
+LEVEL: Final = 1
+"""The latest level this release can apply."""
+
+
+class RaiseLevel(_Command, frozen=True, tag=16):
+    """From here on entries mean what they mean at this level. Proposed once every member can apply it, so that no two
+    of them make different tables of one log; a node that cannot stops (and is to be upgraded).
+
+    Level 0 is what release 0.1.0 applies. Level 1: options, breakers, poison, settings, schedules.
+    """
+
+    level: int
+
+
+class Limit(IntEnum):
+    """Which time has run out for a task."""
+
+    SCHEDULE = 0
+    RUN = 1
+    PROGRESS = 2
+    EXPIRY = 3
+
+
+class TimeOut(_Command, frozen=True, tag=17):
+    """A limit of the task has passed, by the time in the log. Refused if by that it has not. `token`: of the attempt it
+    is about, 0 for a task that waits.
+    """
+
+    task_id: TaskId
+    token: FencingToken
+    limit: int
+    jitter_permille: int
+
+
+class Reprioritize(_Command, frozen=True, tag=18):
+    """Give a waiting task another priority. Its place among those is the one it has by the order it came in."""
+
+    task_id: TaskId
+    priority: int
+
+
+class SetSetting(_Command, frozen=True, tag=19):
+    """Change a number the mesh is run by, see settings.py."""
+
+    name: str
+    value: int
+
+
+class PauseQueue(_Command, frozen=True, tag=20):
+    """Grant nothing of a capability: until `until_ms` (epoch), or until it is resumed if that is 0."""
+
+    capability: str
+    until_ms: int
+    reason: str
+
+
+class ResumeQueue(_Command, frozen=True, tag=21):
+    capability: str
+
+
+class FallBack(_Command, frozen=True, tag=22):
+    """Nobody can be trusted with the task's capability just now: it waits for its fallback instead."""
+
+    task_id: TaskId
+
+
+class CloseBreaker(_Command, frozen=True, tag=23):
+    node_id: NodeId
+    capability: str
+
+
+class SetCron(_Command, frozen=True, tag=24):
+    """Begin a schedule, or change it. `next_ms` (epoch) is when it fires first: the leader knows calendars."""
+
+    spec: CronSpec
+    next_ms: int
+
+
+class DropCron(_Command, frozen=True, tag=25):
+    name: str
+
+
+class FireCron(_Command, frozen=True, tag=26):
+    """The schedule is due. Refused unless `due_ms` is when it is due next: so no firing happens twice.
+
+    `delay_ms` puts the task off (jitter). `is_skipped`: the firing was missed, and is not made up for.
+    """
+
+    name: str
+    due_ms: int
+    next_ms: int
+    delay_ms: int
+    is_skipped: bool
+
+
 Command: TypeAlias = (
     SubmitTask
     | GrantLease
@@ -144,6 +245,17 @@ Command: TypeAlias = (
     | DrainNode
     | ElectLeader
     | LeaveNode
+    | RaiseLevel
+    | TimeOut
+    | Reprioritize
+    | SetSetting
+    | PauseQueue
+    | ResumeQueue
+    | FallBack
+    | CloseBreaker
+    | SetCron
+    | DropCron
+    | FireCron
 )
 
 

@@ -16,7 +16,7 @@ HISTORY_MAX: Final = 200
 
 
 class TaskState(IntEnum):
-    """Where a task stands. The names are public; BLOCKED and PAUSED are for workflows."""
+    """Where a task stands. The names are public; BLOCKED is for workflows. PAUSED: held until a person decides."""
 
     PENDING = 0
     SCHEDULED = 1
@@ -35,6 +35,7 @@ PENDING: Final = 0
 SCHEDULED: Final = 1
 DISPATCHED: Final = 3
 RUNNING: Final = 4
+PAUSED: Final = 5
 COMPLETED: Final = 6
 FAILED: Final = 7
 CANCELLED: Final = 8
@@ -71,6 +72,22 @@ class Kind(IntEnum):
     TASK_DROPPED = 20
     COMPLETION_FENCED = 21
     NODE_LEFT = 22
+    TASK_TIMED_OUT = 23
+    TASK_HELD = 24
+    TASK_FELL_BACK = 25
+    TASK_REPRIORITIZED = 26
+    TASK_ISOLATED = 27
+    BREAKER_OPENED = 28
+    BREAKER_PROBED = 29
+    BREAKER_CLOSED = 30
+    SETTING_CHANGED = 31
+    QUEUE_PAUSED = 32
+    QUEUE_RESUMED = 33
+    CRON_SET = 34
+    CRON_DROPPED = 35
+    CRON_FIRED = 36
+    CRON_SKIPPED = 37
+    LEVEL_RAISED = 38
 
 
 KIND_NAMES: Final = tuple(kind.name.lower() for kind in Kind)
@@ -87,6 +104,21 @@ class Happening(msgspec.Struct, frozen=True, array_like=True, gc=False):
     attempt: int
     token: FencingToken
     detail: str
+
+
+class Fault(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One attempt that came to nothing."""
+
+    attempt: int
+    node_id: NodeId
+    at_ms: int
+    error: str
+    detail: str
+
+
+FAULTS_MAX: Final = 5
+"""Kept per task: the first, and the latest ones."""
+FAULT_DETAIL_CHARS_MAX: Final = 4_000
 
 
 class Task(msgspec.Struct, array_like=True, gc=False):
@@ -116,6 +148,12 @@ class Task(msgspec.Struct, array_like=True, gc=False):
     finished: int = 0
     lost_by: NodeId = NodeId("")
     ticket: int = 0
+    origin: int = 0
+    granted_at_ms: int = 0
+    progress_at_ms: int = 0
+    crashes: int = 0
+    primary_error: str = ""
+    faults: list[Fault] | None = None
 
     @property
     def task_id(self) -> TaskId:

@@ -101,7 +101,7 @@ def test_any_language_can_read_it() -> None:
     """The plain MessagePack library sees arrays whose first element is the tag, and writes bytes we read."""
     submit = SubmitTasks(True, [SPEC])
     plain = msgpack.unpackb(encode(submit))
-    assert plain == [50, True, [["t1", "code", b"\x81\xa1a\x01", 3, 2, 9, "eva", b""]]]
+    assert plain == [50, True, [["t1", "code", b"\x81\xa1a\x01", 3, 2, 9, "eva", b"", None]]]
     assert codec.decode_request(msgpack.packb(plain)) == submit
     command = CompleteTask(TaskId("t1"), FencingToken(9), b"\x01")
     assert msgpack.unpackb(encode(Batch(5, [command]))) == [5, [[5, "t1", 9, b"\x01"]]]
