@@ -12,6 +12,9 @@ Part of the protocol: the same on every node, because it decides whether a repea
 PROTOCOL = 2
 """What this release speaks. It works together with the one before, and says nothing to it that it would not know."""
 
+LEVEL = 1
+"""The latest level of the ledger that this release can apply, see ledger.commands.RaiseLevel."""
+
 VOTERS_MAX = 7
 """More make every commit dearer, and no mesh safer than 7 do."""
 
@@ -104,6 +107,9 @@ class DispatchConfig:
     queued_max: int = 1_000_000
     """Live tasks (dead letters included). Submits beyond it meet Backpressure."""
 
+    queued_bytes_max: int = 4 << 30
+    """Of their payloads. They are in memory. Submits beyond it meet Backpressure."""
+
     entries_in_flight_max: int = 4
     """Entries of the leader proposed and not yet applied. Commands that arrive meanwhile share the next one."""
 
@@ -189,3 +195,5 @@ class NodeConfig:
     """What was wrong at start, for the status; empty if nothing was."""
     protocol: int = PROTOCOL
     """The latest this node speaks."""
+    level: int = LEVEL
+    """The latest level of the ledger it can apply."""

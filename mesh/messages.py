@@ -7,6 +7,7 @@ late.
 
 from enum import IntEnum
 from typing import TypeAlias
+from zlib import crc32
 
 import msgspec
 
@@ -33,6 +34,11 @@ class TaskSpec(msgspec.Struct, frozen=True, array_like=True, gc=False):
     source: str = ""
     checkpoint: bytes = b""
     options: Options | None = None
+
+
+def payload_crc(spec: TaskSpec) -> int:
+    """By what a repeated submit is recognised: over capability and payload. Never 0, which stands for none."""
+    return crc32(spec.payload, crc32(spec.capability.encode())) or 1
 
 
 class AttemptOrder(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
+from random import Random
 from time import time
 from types import TracebackType
 from typing import Any, Dict, List, Optional, Self, TypeAlias  # noqa: UP035 - S0's own annotations.
@@ -128,7 +129,7 @@ class DistributedAgentCluster:
         )
         self._registered: dict[str, AgentNode] = {}
         self._submitted: WeakValueDictionary[str, DistributedTask] = WeakValueDictionary()
-        self._placement = Placement()
+        self._placement = Placement(Random(0))
 
     async def close(self) -> None:
         """Stop the mesh. What it held can still be read."""

@@ -61,6 +61,7 @@ class Applied(msgspec.Struct):
     outcomes: bytearray
     submitted: list[TaskId] = []
     conflicts: list[TaskId] = []
+    turned_down: list[TaskId] = []
     granted: list[Task] = []
     finished: list[Task] = []
     ended: list[EndedLease] = []

@@ -5,7 +5,7 @@ log.
 """
 
 from enum import IntEnum
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
@@ -22,6 +22,8 @@ class SubmitTask(_Command, frozen=True, tag=1):
     """Accept a task. Submitting the same again changes nothing; the same id with another payload is a conflict."""
 
     spec: TaskSpec
+    renews: FencingToken = FencingToken(0)
+    """A task of this id ended under this token, so long ago that its window is over: this one is another. Level 1."""
 
 
 class GrantLease(_Command, frozen=True, tag=2):
@@ -132,10 +134,6 @@ class LeaveNode(_Command, frozen=True, tag=15):
 
     node_id: NodeId
     incarnation: int
-
-
-LEVEL: Final = 1
-"""The latest level this release can apply."""
 
 
 class RaiseLevel(_Command, frozen=True, tag=16):

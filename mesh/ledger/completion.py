@@ -5,20 +5,19 @@ put on record, because it is the trace of a node that woke up too late.
 """
 
 from mesh.ids import FencingToken, TaskId
+from mesh.ledger import breakers
 from mesh.ledger.applied import ALREADY, DONE, FENCED, UNKNOWN
 from mesh.ledger.commands import CancelTask, CompleteTask, FailAttempt
 from mesh.ledger.digest import is_of_token
-from mesh.ledger.leasing import leased, requeue, take_back
-from mesh.ledger.retry import backoff_ms
+from mesh.ledger.ending import crashed, end_as_cancelled, note_fault, try_again
+from mesh.ledger.lease import leased
 from mesh.ledger.table import Table
-from mesh.ledger.task import CANCELLED, COMPLETED, DEAD, DISPATCHED, RUNNING, Kind, Task
-from mesh.ledger.transitions import BURY, CANCEL, COMPLETE, RETRY
+from mesh.ledger.task import COMPLETED, DISPATCHED, RUNNING, Kind
+from mesh.ledger.transitions import COMPLETE
+from mesh.messages import Failure
 
 _COMPLETED = int(Kind.TASK_COMPLETED)
 _FAILED = int(Kind.TASK_FAILED)
-_RETRIED = int(Kind.TASK_RETRIED)
-_DEAD = int(Kind.TASK_DEAD)
-_CANCELLED = int(Kind.TASK_CANCELLED)
 _FENCED = int(Kind.COMPLETION_FENCED)
 
 
@@ -31,6 +30,8 @@ def complete(table: Table, command: CompleteTask, position: int) -> int:
     if task.state != RUNNING and (task.state == DISPATCHED or not task.attempts):
         task.attempts += 1
     table.end_lease(task)
+    if table.breakers and task.node_id:
+        breakers.went_well(table, task.node_id, task.spec.capability)
     if task.lost_by:
         task.node_id, task.lost_by = task.lost_by, type(task.lost_by)("")
     table.queue.remove(task)
@@ -42,7 +43,7 @@ def complete(table: Table, command: CompleteTask, position: int) -> int:
 
 
 def fail(table: Table, command: FailAttempt, position: int) -> int:
-    """An attempt failed: try again after a pause, or bury the task when its attempts are spent."""
+    """An attempt failed: try again after a pause, or give the task up when its attempts are spent."""
     table.now.settled.append((command.task_id, command.token))
     task = leased(table, command.task_id, command.token)
     if task is None:
@@ -52,13 +53,12 @@ def fail(table: Table, command: FailAttempt, position: int) -> int:
     table.end_lease(task)
     task.error, task.detail = command.error, command.detail
     table.happened(_FAILED, task, task.node_id, command.error)
-    if command.final or task.attempts >= task.spec.max_attempts:
-        bury(table, task, command.error)
-        return DONE
-    delay_ms = backoff_ms(task.attempts, command.jitter_permille)
-    task.not_before_ms = table.now.at_ms + delay_ms
-    table.happened(_RETRIED, task, task.node_id, f"in {delay_ms} ms")
-    requeue(table, task, RETRY[task.state])
+    if table.level:
+        note_fault(table, task, command.error, command.detail)
+        breakers.went_wrong(table, task.node_id, task.spec.capability)
+        if command.failure == Failure.CRASH and crashed(table, task, command.error):
+            return DONE
+    try_again(table, task, command.error, command.jitter_permille, is_final=command.final)
     return DONE
 
 
@@ -67,20 +67,8 @@ def cancel(table: Table, command: CancelTask, position: int) -> int:
     task = table.tasks.get(command.task_id)
     if task is None:
         return ALREADY if command.task_id in table.finished else UNKNOWN
-    assert task.state in CANCEL, "whatever is in the table can be cancelled"
-    if task.state in (DISPATCHED, RUNNING):
-        take_back(table, task)
-    table.queue.remove(task)
-    table.happened(_CANCELLED, task, task.node_id, command.reason)
-    table.finish(task, CANCELLED)
+    end_as_cancelled(table, task, command.reason)
     return DONE
-
-
-def bury(table: Table, task: Task, reason: str) -> None:
-    """The lease has ended and the task is given up: it becomes a dead letter, with its reason."""
-    assert task.state in BURY, "only a leased task is buried"
-    table.happened(_DEAD, task, task.node_id, reason)
-    table.finish(task, DEAD)
 
 
 def fenced(table: Table, task_id: TaskId, token: FencingToken) -> int:

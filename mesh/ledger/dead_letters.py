@@ -6,7 +6,7 @@ Nothing leaves the dead letter queue by itself.
 from mesh.ids import FencingToken
 from mesh.ledger.applied import DONE, REFUSED, UNKNOWN
 from mesh.ledger.commands import DropDeadLetter, RedriveTask
-from mesh.ledger.leasing import requeue
+from mesh.ledger.lease import requeue
 from mesh.ledger.submission import ORDERS_PER_ENTRY
 from mesh.ledger.table import Table
 from mesh.ledger.task import FAILED, Kind
@@ -17,15 +17,20 @@ _DROPPED = int(Kind.TASK_DROPPED)
 
 
 def redrive(table: Table, command: RedriveTask, position: int) -> int:
-    """Put a dead letter back at the end of the line, its attempts forgotten and its checkpoint kept."""
+    """Put a dead letter, or a held task, at the end of the line, its attempts forgotten and its checkpoint kept."""
     task = table.tasks.get(command.task_id)
     if task is None:
         return UNKNOWN
     state = REDRIVE.get(task.state)
     if state is None:
         return REFUSED
-    task.attempts = 0
+    task.attempts = task.crashes = 0
     task.finished_at_ms = 0
+    if command.payload is not None:
+        table.live_bytes += len(command.payload) - len(task.spec.payload)
+        task.redirect(payload=command.payload)
+    if task.spec.options is not None:
+        table.treated.add(task, task.spec.options)
     task.token = FencingToken(0)  # What an old attempt may still report counts no more.
     task.order = table.now.index * ORDERS_PER_ENTRY + position
     table.happened(_REDRIVEN, task)

@@ -1,10 +1,10 @@
 """A fingerprint of everything applied so far, chained from entry to entry. Replicas must agree at every index."""
 
 from hashlib import blake2b
-from zlib import crc32
 
 from mesh.ids import LogIndex
-from mesh.messages import TaskSpec
+from mesh.ledger.task import Task
+from mesh.messages import payload_crc
 
 EMPTY = bytes(16)
 _HALF = 0xFFFF_FFFF
@@ -19,18 +19,13 @@ def chain(before: bytes, index: LogIndex, data: bytes, outcomes: bytes) -> bytes
     return digest.digest()
 
 
-def fingerprint(spec: TaskSpec, token: int) -> int:
+def fingerprint(task: Task) -> int:
     """What is remembered of a finished task, in 64 bits: low half to recognise a repeated submit, high half, the
     token's low half, to recognise a repeated report.
     """
-    return (token & _HALF) << 32 | payload_crc(spec)
+    return (task.token & _HALF) << 32 | (task.origin or payload_crc(task.spec))
 
 
 def is_of_token(known: int, token: int) -> bool:
     """Whether the task of a fingerprint ended under this very token."""
     return known >> 32 == token & _HALF
-
-
-def payload_crc(spec: TaskSpec) -> int:
-    """Low half of `fingerprint`: over capability and payload."""
-    return crc32(spec.payload, crc32(spec.capability.encode()))

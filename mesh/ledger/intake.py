@@ -9,6 +9,7 @@ from mesh.config import FINISHED_MAX
 from mesh.ids import NodeId, TaskId
 from mesh.ledger.queue import Queue
 from mesh.ledger.task import DISPATCHED, RUNNING, SCHEDULED, Task
+from mesh.ledger.treated import Treated
 
 LET_GO_AT_ONCE = 2_000
 _LEASED = (DISPATCHED, RUNNING)
@@ -21,6 +22,8 @@ class Intake:
         self.tasks: dict[TaskId, Task] = {}
         self.leases: dict[NodeId, dict[TaskId, Task]] = {}
         self.queue = Queue()
+        self.treated = Treated()
+        self.live_bytes = 0
         self.finished: dict[TaskId, int] = {}
         self.finished_order: deque[TaskId] = deque()
         self._numbers: deque[int] = deque()
@@ -37,6 +40,9 @@ class Intake:
             tasks[task_id] = task
             state = task.state
             task.ticket = 0
+            self.live_bytes += len(task.spec.payload)
+            if task.spec.options is not None:
+                self.treated.add(task, task.spec.options)
             if state <= SCHEDULED:
                 queue.push(task)
             elif state in _LEASED:
@@ -64,6 +70,15 @@ class Intake:
     def complete(self, finished_last: int) -> None:
         """Everything is there. The window ends with the `finished_last`-th."""
         self.forget(finished_last - FINISHED_MAX)
+        if self._numbers and finished_last - self._numbers[0] >= len(self._numbers):
+            self._mark_gaps(finished_last)
+
+    def _mark_gaps(self, finished_last: int) -> None:
+        """Ids that have been taken again since left their numbers behind."""
+        ids = dict(zip(self._numbers, self.finished_order, strict=True))
+        numbers = range(self._numbers[0], finished_last + 1)
+        self.finished_order = deque(ids.get(number, TaskId("")) for number in numbers)
+        self._numbers = deque(numbers)
 
     def containers(self) -> list[dict[Any, Any] | list[Any] | deque[Any]]:
         """All that is in it, to be let go of."""
@@ -72,7 +87,13 @@ class Intake:
     def _remove(self, task_id: TaskId) -> None:
         task = self.tasks.pop(task_id)
         self.queue.remove(task)
-        self.leases.get(task.node_id, {}).pop(task_id, None)
+        is_leased = self.leases.get(task.node_id, {}).pop(task_id, None) is not None
+        self.live_bytes -= len(task.spec.payload)
+        options = task.spec.options
+        if options is not None:
+            if is_leased:
+                self.treated.lease_ended(options)
+            self.treated.remove(task, options)
 
     def _settle(self) -> None:
         """Put finished tasks in the order they finished. They come in that order, but nothing rests on it."""

@@ -4,11 +4,13 @@ The fencing token is the log index of the grant, so it grows with every grant an
 here: a lease ends because the log says so, never because some replica thinks it is late.
 """
 
-from mesh.ids import FencingToken, TaskId
-from mesh.ledger.applied import ALREADY, DONE, FENCED, REFUSED, UNKNOWN, EndedLease, KeptCheckpoint
+from mesh.ids import FencingToken
+from mesh.ledger import breakers, limits
+from mesh.ledger.applied import ALREADY, DONE, FENCED, REFUSED, UNKNOWN, KeptCheckpoint
 from mesh.ledger.commands import BY_HAND, GrantLease, ReleaseLease, SaveCheckpoint, StartTask
+from mesh.ledger.lease import leased, requeue, take_back
 from mesh.ledger.table import Table
-from mesh.ledger.task import RUNNING, SCHEDULED, Kind, Task
+from mesh.ledger.task import RUNNING, Kind, Task
 from mesh.ledger.transitions import GRANT, RELEASE, START
 
 _DISPATCHED = int(Kind.TASK_DISPATCHED)
@@ -30,6 +32,14 @@ def grant(table: Table, command: GrantLease, position: int) -> int:
         return REFUSED
     if now.index <= task.token:
         return REFUSED  # Twice in one entry: a second lease could not be told from the first by its token.
+    spec = task.spec
+    options = spec.options
+    if table.pauses and limits.is_paused(table, spec.capability, now.at_ms):
+        return REFUSED
+    if options is not None and limits.refuses(table, options, now.at_ms):
+        return REFUSED
+    if table.breakers and breakers.is_shut(table, command.node_id, spec.capability, now.at_ms):
+        return REFUSED
     table.move(task, state)
     table.queue.remove(task)
     task.token = FencingToken(now.index)
@@ -38,7 +48,11 @@ def grant(table: Table, command: GrantLease, position: int) -> int:
     if leases is None:
         leases = table.leases[command.node_id] = {}
     leases[command.task_id] = task
+    if options is not None:
+        limits.granted(table, task, options)
     table.happened(_DISPATCHED, task, command.node_id)
+    if table.breakers:
+        breakers.granted(table, task)
     if task.lost_by:
         table.happened(_REASSIGNED, task, command.node_id, f"from {task.lost_by}")
         task.lost_by = type(task.lost_by)("")
@@ -73,6 +87,8 @@ def checkpoint(table: Table, command: SaveCheckpoint, position: int) -> int:
             start(table, StartTask(command.task_id, command.token), position)
         task.checkpoint = command.state
         task.checkpoint_sequence = max(task.checkpoint_sequence, command.sequence)
+        if task.spec.options is not None:
+            task.progress_at_ms = table.now.at_ms
         table.changed[command.task_id] = task
         table.happened(_CHECKPOINTED, task, task.node_id, str(command.sequence))
     kept = KeptCheckpoint(command.task_id, command.token, command.sequence, outcome != FENCED)
@@ -82,6 +98,7 @@ def checkpoint(table: Table, command: SaveCheckpoint, position: int) -> int:
 
 def release(table: Table, command: ReleaseLease, position: int) -> int:
     """Give a lease back; whoever runs under it stops. An attempt charged when it started is given back too."""
+    table.now.settled.append((command.task_id, command.token))
     task = leased(table, command.task_id, command.token)
     if task is None:
         return FENCED
@@ -96,30 +113,3 @@ def give_back(table: Table, task: Task, reason: str) -> None:
     take_back(table, task)
     table.happened(_RELEASED, task, task.node_id, reason)
     requeue(table, task, RELEASE[task.state])
-
-
-def leased(table: Table, task_id: TaskId, token: FencingToken) -> Task | None:
-    """The task, if this very lease is in force."""
-    task = table.tasks.get(task_id)
-    if task is None or task.token != token or task.state not in START_OR_RUNNING:
-        return None
-    return task
-
-
-def take_back(table: Table, task: Task) -> None:
-    """End a lease that its holder does not know to be over."""
-    table.end_lease(task)
-    table.now.ended.append(EndedLease(task.node_id, task.spec.task_id, task.token))
-
-
-def requeue(table: Table, task: Task, state: int) -> None:
-    """The task, whose lease has ended, waits again, at its old place in line."""
-    table.move(task, state)
-    task.node_id = type(task.node_id)("")
-    task.checkpoint_sequence = 0
-    if state != SCHEDULED:
-        task.not_before_ms = 0
-    table.queue.push(task)
-
-
-START_OR_RUNNING = frozenset({*START, *START.values()})

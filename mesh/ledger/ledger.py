@@ -11,10 +11,21 @@ from typing import Any
 import msgspec
 
 from mesh.ids import LogIndex, NodeId, TaskId, Term
-from mesh.ledger import commands, completion, dead_letters, leasing, submission, verdicts
+from mesh.ledger import (
+    commands,
+    completion,
+    crons,
+    dead_letters,
+    leasing,
+    rulings,
+    submission,
+    timeouts,
+    verdicts,
+)
 from mesh.ledger.applied import Applied
 from mesh.ledger.digest import chain
 from mesh.ledger.intake import Intake
+from mesh.ledger.registry import Registry
 from mesh.ledger.table import DIGESTS_MAX, OUT_OF_OFFICE, Table
 from mesh.ledger.task import PENDING, SCHEDULED, Happening, NodeRecord, Task
 
@@ -34,6 +45,17 @@ _HANDLERS: dict[type, Callable[[Table, Any, int], int]] = {
     commands.DrainNode: verdicts.drain,
     commands.ElectLeader: verdicts.elect,
     commands.LeaveNode: verdicts.leave,
+    commands.RaiseLevel: rulings.raise_level,
+    commands.TimeOut: timeouts.time_out,
+    commands.Reprioritize: rulings.reprioritize,
+    commands.SetSetting: rulings.change_setting,
+    commands.PauseQueue: rulings.pause,
+    commands.ResumeQueue: rulings.resume,
+    commands.FallBack: rulings.fall_back,
+    commands.CloseBreaker: rulings.close_breaker,
+    commands.SetCron: crons.set_cron,
+    commands.DropCron: crons.drop_cron,
+    commands.FireCron: crons.fire_cron,
 }
 
 
@@ -44,6 +66,7 @@ class Summary(msgspec.Struct, array_like=True):
     counts: list[int]
     finished_count: int
     at_ms: int
+    registry: Registry = msgspec.field(default_factory=Registry)
 
 
 class Changes(msgspec.Struct):
@@ -97,7 +120,8 @@ class Ledger(Table):
         return changes
 
     def summary(self) -> Summary:
-        return Summary(list(self.nodes.values()), list(self.counts), self.finished_count, self.at_ms)
+        nodes = list(self.nodes.values())
+        return Summary(nodes, list(self.counts), self.finished_count, self.at_ms, self.registry())
 
     def restore(
         self,
@@ -114,6 +138,7 @@ class Ledger(Table):
         self.nodes = {node.node_id: node for node in summary.nodes}
         self.counts = list(summary.counts)
         self.at_ms = summary.at_ms
+        self.register(summary.registry)
         self.load(intake, summary.finished_count)
 
     def is_admitted(self, node_id: NodeId, incarnation: int) -> bool:

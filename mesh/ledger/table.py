@@ -10,11 +10,14 @@ from collections import deque
 from mesh.config import FINISHED_MAX
 from mesh.ids import FencingToken, LogIndex, NodeId, TaskId
 from mesh.ledger.applied import Applied
-from mesh.ledger.digest import EMPTY, fingerprint, payload_crc
+from mesh.ledger.digest import EMPTY, fingerprint
 from mesh.ledger.intake import Intake, Leftovers
 from mesh.ledger.queue import Queue
+from mesh.ledger.registry import Breaker, Cron, Pause, Registry, Window
+from mesh.ledger.settings import Settings
 from mesh.ledger.task import COMPLETED, DEAD, DISPATCHED, RUNNING, STATE_NAMES, Happening, NodeRecord, Task
-from mesh.messages import TaskSpec
+from mesh.ledger.treated import Treated
+from mesh.messages import TaskSpec, payload_crc
 
 DIGESTS_MAX = 1_024
 OUT_OF_OFFICE = Applied(LogIndex(0), 0, bytearray())
@@ -29,6 +32,7 @@ class Table:
         self.finished: dict[TaskId, int] = {}
         """Fingerprints of the last FINISHED_MAX finished tasks, oldest first."""
         self.finished_order: deque[TaskId] = deque()
+        """Their ids, in order, one for each number; empty where the id has been taken again since."""
         self.finished_count = 0
         self.nodes: dict[NodeId, NodeRecord] = {}
         self.leases: dict[NodeId, dict[TaskId, Task]] = {}
@@ -52,6 +56,34 @@ class Table:
         """Tasks this entry created."""
         self.leftovers = Leftovers()
         """Of a table that another has replaced."""
+        self.treated = Treated()
+        self.live_bytes = 0
+        """Of the payloads of live tasks and dead letters."""
+        self.register(Registry())
+
+    def register(self, registry: Registry) -> None:
+        """Take over what is known besides tasks and nodes."""
+        self.level = registry.level
+        self.settings: Settings = registry.settings
+        self.pauses: dict[str, Pause] = dict(registry.pauses)
+        self.breakers: dict[tuple[NodeId, str], Breaker] = {
+            (breaker.node_id, breaker.capability): breaker for breaker in registry.breakers
+        }
+        self.rates: dict[str, Window] = dict(registry.rates)
+        self.sticky: dict[str, NodeId] = dict(registry.sticky)
+        self.crons: dict[str, Cron] = {cron.spec.name: cron for cron in registry.crons}
+
+    def registry(self) -> Registry:
+        """The same, to be kept with the rows."""
+        return Registry(
+            self.level,
+            self.settings,
+            self.pauses,
+            list(self.breakers.values()),
+            self.rates,
+            self.sticky,
+            list(self.crons.values()),
+        )
 
     def happened(
         self,
@@ -86,28 +118,36 @@ class Table:
         say.
         """
         if task.state == DISPATCHED or task.state == RUNNING:
-            del self.leases[task.node_id][task.spec.task_id]
+            spec = task.spec
+            del self.leases[task.node_id][spec.task_id]
+            if spec.options is not None:
+                self.treated.lease_ended(spec.options)
 
     def finish(self, task: Task, state: int) -> None:
         """A task has reached its end. Dead letters stay in the table; others leave it."""
         self.move(task, state)
         task.finished_at_ms = self.now.at_ms
         self.now.finished.append(task)
+        spec = task.spec
+        if spec.options is not None:
+            self.treated.remove(task, spec.options, is_dead=state == DEAD)
         if state == DEAD:
             return
-        task_id = task.spec.task_id
+        task_id = spec.task_id
+        self.live_bytes -= len(spec.payload)
         self.finished_count += 1
         task.finished = self.finished_count
         if state == COMPLETED:
             task.checkpoint = b""
         del self.tasks[task_id]
-        self.finished[task_id] = fingerprint(task.spec, task.token)
+        self.finished[task_id] = fingerprint(task)
         self.finished_order.append(task_id)
         if len(self.finished_order) > FINISHED_MAX:
             oldest = self.finished_order.popleft()
-            del self.finished[oldest]
-            self.changed.pop(oldest, None)
-            self.forgotten.append(oldest)
+            if oldest:
+                del self.finished[oldest]
+                self.changed.pop(oldest, None)
+                self.forgotten.append(oldest)
 
     def holder_leases(self, node_id: NodeId) -> dict[TaskId, Task]:
         """Tasks leased to a node."""
@@ -117,6 +157,8 @@ class Table:
         """Whether a task with this id is known, and if so, whether it is this very task. None: unknown."""
         task = self.tasks.get(spec.task_id)
         if task is not None:
+            if task.origin:
+                return task.origin == payload_crc(spec)
             return task.spec.payload == spec.payload and task.spec.capability == spec.capability
         known = self.finished.get(spec.task_id)
         return None if known is None else known & 0xFFFFFFFF == payload_crc(spec)
@@ -129,6 +171,8 @@ class Table:
         self.tasks = intake.tasks
         self.leases = intake.leases
         self.queue = intake.queue
+        self.treated = intake.treated
+        self.live_bytes = intake.live_bytes
         self.finished = intake.finished
         self.finished_order = intake.finished_order
         self.finished_count = finished_last

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from mesh.ids import FencingToken, NodeId, TaskId
-from mesh.messages import AttemptOrder, TaskSpec
+from mesh.messages import AttemptOrder, TaskSpec, payload_crc
 
 HISTORY_MAX: Final = 200
 """Happenings kept per task; beyond, those in the middle go first, so that the beginning and the end stay."""
@@ -165,11 +165,34 @@ class Task(msgspec.Struct, array_like=True, gc=False):
             del self.history[HISTORY_MAX // 2]
         self.history.append(happening)
 
-    def attempt_order(self) -> AttemptOrder:
-        """What the holder of the present lease needs to run it."""
+    def redirect(self, *, capability: str | None = None, payload: bytes | None = None) -> None:
+        """Another capability, or another payload. Its submit is recognised all the same."""
+        spec = self.spec
+        self.origin = self.origin or payload_crc(spec)
+        self.spec = msgspec.structs.replace(
+            spec,
+            capability=spec.capability if capability is None else capability,
+            payload=spec.payload if payload is None else payload,
+        )
+
+    def attempt_order(self, alone_after: int) -> AttemptOrder:
+        """What the holder of the present lease needs to run it; in a process of its own after so many crashes."""
         spec = self.spec
         charged = self.attempts if self.state == RUNNING else self.attempts + 1
-        return AttemptOrder(spec.task_id, self.token, charged, spec.capability, spec.payload, self.checkpoint)
+        options = spec.options
+        deadline_ms = (
+            0 if options is None or not options.run_timeout_ms else self.granted_at_ms + options.run_timeout_ms
+        )
+        return AttemptOrder(
+            spec.task_id,
+            self.token,
+            charged,
+            spec.capability,
+            spec.payload,
+            self.checkpoint,
+            self.crashes >= alone_after,
+            deadline_ms,
+        )
 
 
 class NodeRecord(msgspec.Struct, array_like=True):

@@ -12,6 +12,7 @@ from mesh.ledger.task import (
     DEAD,
     DISPATCHED,
     FAILED,
+    PAUSED,
     PENDING,
     RUNNING,
     SCHEDULED,
@@ -23,19 +24,29 @@ TRANSITIONS: Final[dict[str, dict[int, int]]] = {
     "start": {DISPATCHED: RUNNING},
     # From a waiting state too: the lease was lost with its node, nobody has overtaken it, and the work is done after
     # all.
-    "complete": {DISPATCHED: COMPLETED, RUNNING: COMPLETED, PENDING: COMPLETED, SCHEDULED: COMPLETED},
+    "complete": {
+        DISPATCHED: COMPLETED,
+        RUNNING: COMPLETED,
+        PENDING: COMPLETED,
+        SCHEDULED: COMPLETED,
+        PAUSED: COMPLETED,
+    },
     "retry": {DISPATCHED: SCHEDULED, RUNNING: SCHEDULED},
     "release": {DISPATCHED: PENDING, RUNNING: PENDING},
     "lose": {DISPATCHED: PENDING, RUNNING: PENDING},
-    "bury": {DISPATCHED: DEAD, RUNNING: DEAD},
+    "hold": {RUNNING: PAUSED},
+    # From a waiting state: nobody could be found to run it in time.
+    "bury": {DISPATCHED: DEAD, RUNNING: DEAD, PENDING: DEAD, SCHEDULED: DEAD},
+    "fall_back": {DISPATCHED: PENDING, RUNNING: PENDING, PENDING: PENDING, SCHEDULED: PENDING},
     "cancel": {
         PENDING: CANCELLED,
         SCHEDULED: CANCELLED,
         DISPATCHED: CANCELLED,
         RUNNING: CANCELLED,
+        PAUSED: CANCELLED,
         DEAD: CANCELLED,
     },
-    "redrive": {DEAD: PENDING},
+    "redrive": {DEAD: PENDING, PAUSED: PENDING},
     "drop": {DEAD: FAILED},
 }
 
@@ -45,7 +56,9 @@ COMPLETE: Final = TRANSITIONS["complete"]
 RETRY: Final = TRANSITIONS["retry"]
 RELEASE: Final = TRANSITIONS["release"]
 LOSE: Final = TRANSITIONS["lose"]
+HOLD: Final = TRANSITIONS["hold"]
 BURY: Final = TRANSITIONS["bury"]
+FALL_BACK: Final = TRANSITIONS["fall_back"]
 CANCEL: Final = TRANSITIONS["cancel"]
 REDRIVE: Final = TRANSITIONS["redrive"]
 DROP: Final = TRANSITIONS["drop"]

@@ -1,13 +1,16 @@
 """AdmitNode, FailNode, LeaveNode, DrainNode, ElectLeader: what is agreed about nodes and about their leases."""
 
 from mesh.ids import NodeId
+from mesh.ledger import breakers
 from mesh.ledger.applied import ALREADY, DONE, UNKNOWN
 from mesh.ledger.commands import AdmitNode, DrainNode, ElectLeader, FailNode, LeaveNode
-from mesh.ledger.completion import bury
-from mesh.ledger.leasing import give_back, requeue, take_back
+from mesh.ledger.ending import NODE_LOST, give_up, hold, note_fault
+from mesh.ledger.lease import requeue, take_back
+from mesh.ledger.leasing import give_back
 from mesh.ledger.table import Table
 from mesh.ledger.task import RUNNING, Kind, NodeRecord, Task
 from mesh.ledger.transitions import LOSE
+from mesh.options import LossPolicy
 
 
 def admit(table: Table, command: AdmitNode, position: int) -> int:
@@ -23,6 +26,7 @@ def admit(table: Table, command: AdmitNode, position: int) -> int:
         table.happened(kind, None, command.node_id)
         if command.incarnation > node.incarnation:
             lose_leases(table, command.node_id, "its node restarted")
+            breakers.forget_node(table, command.node_id)
             node.draining = False
         node.incarnation = command.incarnation
         node.active = True
@@ -93,12 +97,28 @@ def lose_leases(table: Table, node_id: NodeId, why: str) -> None:
     for task in sorted(table.holder_leases(node_id).values(), key=_order):
         take_back(table, task)
         table.happened(Kind.TASK_LOST, task, node_id, why)
-        if task.state == RUNNING and task.attempts >= task.spec.max_attempts:
-            task.error = f"node_lost: {node_id} failed while it ran attempt {task.attempts}"
-            bury(table, task, task.error)
+        if task.state == RUNNING and _is_lost_for_good(table, task, node_id):
             continue
         task.lost_by = node_id
         requeue(table, task, LOSE[task.state])
+
+
+def _is_lost_for_good(table: Table, task: Task, node_id: NodeId) -> bool:
+    """Whether a task whose code ran when its node was lost does not simply run again; then it is given up, or held."""
+    options = task.spec.options
+    policy = LossPolicy.RERUN if options is None else options.on_loss
+    if policy == LossPolicy.RERUN and task.attempts < task.spec.max_attempts:
+        return False
+    error = f"{NODE_LOST}: {node_id} failed while it ran attempt {task.attempts}"
+    if table.level:
+        note_fault(table, task, error, "")
+    if policy == LossPolicy.HOLD:
+        task.lost_by = node_id
+        hold(table, task, error)
+    else:
+        task.error = error
+        give_up(table, task, error)
+    return True
 
 
 def _order(task: Task) -> int:

@@ -8,7 +8,6 @@ import msgspec
 from mesh import documents
 from mesh.config import NodeConfig
 from mesh.dispatch.dispatcher import Dispatcher
-from mesh.dispatch.placement import explain
 from mesh.durable import Configuration
 from mesh.gossip.detector import Detector
 from mesh.gossip.members import Health
@@ -20,11 +19,13 @@ from mesh.ledger.task import (
     DISPATCHED,
     FINISHED,
     KIND_NAMES,
+    PAUSED,
     PENDING,
     RUNNING,
     SCHEDULED,
     STATE_NAMES,
     Happening,
+    Kind,
     Task,
     TaskState,
 )
@@ -84,15 +85,27 @@ class Answers:
             error_detail=task.detail,
             payload=raw(spec.payload),
             stale=stale,
+            primary_error=task.primary_error or None,
+            faults=[
+                documents.Fault(fault.attempt, fault.node_id or None, fault.at_ms, fault.error, fault.detail)
+                for fault in task.faults or ()
+            ],
+            parent=(spec.options.parent or None) if spec.options is not None else None,
         )
 
-    def explanation(self, task: Task) -> documents.Explanation:
-        """Why a task is where it is, in words. What the nodes could do about it only a leader in office knows."""
+    def explanation(self, task: Task, at_ms: int) -> documents.Explanation:
+        """Why a task is where it is, in words. What the nodes could do about it only a leader in office knows. `at_ms`:
+        time in the log.
+        """
         dispatcher = self._dispatcher
         dispatcher.refresh()
-        candidates = list(dispatcher.candidates.values()) if dispatcher.in_office else []
-        verdicts = explain(candidates, task.spec.capability)
-        reason, summary, position = self._reason(task, verdicts)
+        is_waiting = task.state in (PENDING, SCHEDULED)
+        verdicts, held_back = dispatcher.explanation(task, at_ms) if dispatcher.in_office and is_waiting else ([], [])
+        reason, summary, position = self._reason(task, verdicts, held_back)
+        rejected: dict[str, int] = {}
+        for verdict in verdicts:
+            if not verdict.fits:
+                rejected[verdict.filter] = rejected.get(verdict.filter, 0) + 1
         return documents.Explanation(
             id=task.spec.task_id,
             state=STATE_NAMES[task.state],
@@ -100,15 +113,22 @@ class Answers:
             summary=summary,
             position=position,
             next_attempt_at=task.not_before_ms if task.state == SCHEDULED else None,
-            nodes=verdicts if task.state in (PENDING, SCHEDULED) else [],
+            nodes=verdicts,
             history=[history_item(happening) for happening in task.history],
+            rejected=rejected,
+            held_back_by=held_back,
+            holders=[happening.node_id for happening in task.history if happening.kind == Kind.TASK_DISPATCHED],
         )
 
-    def _reason(self, task: Task, verdicts: list[documents.NodeVerdict]) -> tuple[str, str, int | None]:
+    def _reason(
+        self, task: Task, verdicts: list[documents.NodeVerdict], held_back: list[str]
+    ) -> tuple[str, str, int | None]:
         if task.state in (DISPATCHED, RUNNING):
             return "running", f"It runs on {task.node_id} (attempt under token {task.token}).", None
         if task.state == DEAD:
             return "dead", f"It is a dead letter after {task.attempts} attempts: {task.error}", None
+        if task.state == PAUSED:
+            return "held", f"It is held until somebody says `retry` or `cancel`: {task.error}", None
         if task.state in FINISHED:
             return "finished", f"It has ended: {STATE_NAMES[task.state]}.", None
         if not self._dispatcher.in_office:
@@ -120,6 +140,8 @@ class Answers:
             return "scheduled", f"It waits for its time, after {task.attempts} attempts.", None
         position = self._ledger.queue.position(task)
         before = f"{position:,}" if position < POSITIONS_MAX else f"{POSITIONS_MAX:,} or more"
+        if held_back:
+            return "held_back", f"{before} tasks are before it, and it is held back: {'; '.join(held_back)}.", position
         if any(verdict.fits for verdict in verdicts):
             return "next", f"A node is free for it; {before} tasks are before it.", position
         whys = "; ".join(f"{verdict.node} {verdict.why}" for verdict in verdicts)

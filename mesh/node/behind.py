@@ -134,5 +134,5 @@ class Behind:
 def row(task: Task) -> TaskRow:
     """A task as the ledger store keeps it."""
     spec = task.spec
-    mark = fingerprint(spec, task.token) if task.finished else 0
+    mark = fingerprint(task) if task.finished else 0
     return TaskRow(spec.task_id, task.state, spec.capability, task.finished, mark, encode(task))

@@ -6,13 +6,14 @@ it came.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from mesh.effects import Channel, LoadHistory, LoadRows, Reply, Send
 from mesh.events import ClientMessage, HistoryLoaded, RowsLoaded
-from mesh.ids import ClientId, NodeId, TaskId
+from mesh.ids import ClientId, FencingToken, NodeId, TaskId
 from mesh.ledger.applied import Applied
 from mesh.ledger.commands import Command
 from mesh.ledger.task import FINISHED, Task
@@ -32,10 +33,12 @@ from mesh.messages import (
     TaskEnd,
     TaskRefusal,
     TasksEnded,
+    TaskSpec,
     TasksRefused,
     WatchTasks,
 )
-from mesh.node import answers, requests
+from mesh.node import answers, requests, views
+from mesh.node.admitting import Renewals, Room
 from mesh.node.requests import HERE, Client, Waiting
 from mesh.wire.codec import Rubbish, decode_request, decode_task, encode
 
@@ -54,6 +57,13 @@ EARLY_MAX = 1_000
 CLIENTS_MAX = 10_000
 CLIENTS_PER_START = 1 << 32
 """A node numbers its clients anew with every start. Abroad the number of the start goes before the client's."""
+
+
+_VIEWS: dict[int, Callable[[Node], msgspec.Struct]] = {
+    Question.AGENTS: views.agents,
+    Question.CRONS: views.crons,
+    Question.SETTINGS: views.settings,
+}
 
 
 class Load(msgspec.Struct):
@@ -77,6 +87,7 @@ class ClientDesk:
         """Our own clients, in order of arrival; those that are told of a new leader."""
         self._loads: dict[int, Load] = {}
         self._last_load = 0
+        self.renewals = Renewals(node)
         self._early: list[tuple[Client, WatchTasks]] = []
         """Watches that came between our election and our taking office: clients ask for them when they hear of it."""
 
@@ -163,11 +174,10 @@ class ClientDesk:
 
     def _submit(self, client: Client, request: SubmitTasks) -> None:
         node, waiting = self._node, self.waiting
-        ledger, dispatcher = node.ledger, node.leading.dispatcher
+        ledger = node.ledger
         refusals: list[TaskRefusal] = []
         held: list[TaskId] = []
-        queued = len(ledger.tasks) + dispatcher.gathered
-        queued_max = node.config.dispatch.queued_max
+        room = Room(node)
         for spec in request.specs:
             task_id = spec.task_id
             why = requests.invalid(spec)
@@ -176,28 +186,39 @@ class ClientDesk:
                 continue
             is_same = ledger.is_same(spec)
             if is_same is not None:
-                if is_same:
+                if spec.options is not None and self.renewals.may_be_over(spec):
+                    self.renewals.look(client, spec, watch=request.watch)
+                elif is_same:
                     held.append(task_id)
                 else:
                     refusals.append(requests.conflict(task_id))
-            elif waiting.is_taken(spec):
+                continue
+            is_on_its_way = task_id in waiting.accepting
+            why = "" if is_on_its_way else room.lack(spec)
+            if waiting.is_taken(spec):
                 refusals.append(requests.taken(spec))
-            elif task_id not in waiting.accepting and queued >= queued_max:
-                refusals.append(requests.backpressure(spec, f"the mesh holds {queued} tasks, its limit"))
-            elif task_id not in waiting.accepting and waiting.is_full:
-                refusals.append(requests.backpressure(spec, "too many requests wait"))
+            elif why:
+                refusals.append(requests.backpressure(spec, why))
             else:
-                if waiting.accept(client, spec):
-                    dispatcher.submit(spec)
-                    queued += 1
-                if request.watch:
-                    waiting.watch(client, task_id)
+                self.accept(client, spec, watch=request.watch)
+                room.take(spec)
         if refusals:
             self.tell(client, TasksRefused(refusals))
         if held:
-            self.tell(client, Accepted(ledger.applied_index, held))
-            if request.watch:
-                self._watch(client, held)
+            self.hold(client, held, watch=request.watch)
+
+    def accept(self, client: Client, spec: TaskSpec, *, watch: bool, renews: FencingToken = FencingToken(0)) -> None:
+        """Propose a task, unless it is on its way already; and remember who to tell."""
+        if self.waiting.accept(client, spec):
+            self._node.leading.dispatcher.submit(spec, renews)
+        if watch:
+            self.waiting.watch(client, spec.task_id)
+
+    def hold(self, client: Client, held: list[TaskId], *, watch: bool) -> None:
+        """The mesh has these tasks already."""
+        self.tell(client, Accepted(self._node.ledger.applied_index, held))
+        if watch:
+            self._watch(client, held)
 
     def _watch(self, client: Client, task_ids: list[TaskId]) -> None:
         """Tell of ends: at once where a task has ended, later where it lives, from the store where it has left
@@ -256,12 +277,18 @@ class ClientDesk:
             node.lists.dead_letters(client, ask)
         elif ask.question == Question.TASKS or ask.question == Question.EVENTS:
             self._load(client, ask, [])
+        elif ask.question == Question.QUEUES:
+            views.queues(node, client, ask)
+        elif ask.question == Question.DEAD_LETTER_GROUPS:
+            views.dead_letter_groups(node, client, ask)
+        elif ask.question in _VIEWS:
+            self.document(client, ask, _VIEWS[ask.question](node))
         else:
             self.answer(client, ask.request, Code.INVALID, f"unknown question {ask.question}")
 
     def _task_document(self, client: Client, ask: Ask, task: Task) -> None:
         if ask.question == Question.EXPLAIN:
-            self.document(client, ask, self._node.answers.explanation(task))
+            self.document(client, ask, self._node.answers.explanation(task, self._node.leading.log_ms()))
         else:
             self.document(client, ask, self._node.answers.task(task, stale=ask.stale))
 
@@ -277,9 +304,13 @@ class ClientDesk:
             return
         self._read(Load(client, ask, self._node.behind.moves), task_ids)
 
-    def _read(self, load: Load, task_ids: list[TaskId]) -> None:
+    def next_load(self) -> int:
+        """A number for a read of the ledger store."""
         self._last_load += 1
-        load_id, ask = self._last_load, load.ask
+        return self._last_load
+
+    def _read(self, load: Load, task_ids: list[TaskId]) -> None:
+        load_id, ask = self.next_load(), load.ask
         self._loads[load_id] = load
         if ask is not None and ask.question == Question.EVENTS:
             self._node.out.append(LoadHistory(load_id, requests.cursor(ask), _entries_max(ask)))
@@ -311,6 +342,7 @@ class ClientDesk:
     def rows_loaded(self, event: RowsLoaded) -> None:
         load = self._loads.pop(event.read_id, None)
         if load is None:
+            self.renewals.loaded(event)
             return
         client, ask = load.client, load.ask
         if ask is not None and ask.question == Question.TASKS and not self._is_whole(load):
@@ -359,6 +391,7 @@ class ClientDesk:
         for client, ask in self.waiting.clear():
             self.answer(client, ask.request, Code.UNAVAILABLE, NOT_SERVING)
         self._node.orders.leave_office()
+        self.renewals.leave_office()
 
     def read_failed(self, read_id: int) -> None:
         for client, ask in self.waiting.take_read(read_id):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
-from mesh.dispatch import verdicts
+from mesh.dispatch import calendar, verdicts
 from mesh.dispatch.dispatcher import Dispatcher
 from mesh.durable import Entry, EntryKind
 from mesh.effects import Channel, Send
@@ -17,7 +17,7 @@ from mesh.gossip.detector import Change
 from mesh.gossip.members import Health
 from mesh.ids import LogIndex, NodeId, Term
 from mesh.ledger.applied import Applied
-from mesh.ledger.commands import Batch, ElectLeader
+from mesh.ledger.commands import Batch, ElectLeader, RaiseLevel
 from mesh.messages import (
     AttemptOrder,
     CheckpointReport,
@@ -40,7 +40,12 @@ class Leading:
 
     def __init__(self, node: Node, rng: Random) -> None:
         self._node = node
+        self._rng = rng
         self.dispatcher = Dispatcher(node.config, node.ledger, node.detector, rng)
+        self._firing: dict[str, int] = {}
+        """Schedules that were proposed to fire, and for when that was due."""
+        self._level_ms = 0
+        """Not before then is another level proposed."""
         self._proposed: dict[LogIndex, tuple[Term, Batch]] = {}
         """Entries of this office not yet applied, as they were before encoding: the leader need not decode its own."""
         self._deciding: dict[NodeId, int] = {}
@@ -80,9 +85,31 @@ class Leading:
         self._proposed.clear()
         self._deciding.clear()
         self._mismatches.clear()
+        self._firing.clear()
+        self._level_ms = 0
+        self._node.many.leave_office()
         self._node.clients.leave_office()
         self._node.membership.leave_office()
         self._node.out.extend(self._node.transfers.close_all())
+
+    def next_deadline_ms(self) -> int | None:
+        """When the leader has something to propose of itself: a task's time comes, a limit passes, a schedule is due, a
+        rate lets one go.
+        """
+        dispatcher = self.dispatcher
+        if not dispatcher.in_office:
+            return None
+        node = self._node
+        dues_ms = (
+            node.ledger.queue.next_due_ms(),
+            dispatcher.deadlines.next_due_ms(),
+            dispatcher.wake_ms,
+            calendar.next_due_ms(node.ledger.crons, self._firing),
+        )
+        due_ms = min((due_ms for due_ms in dues_ms if due_ms is not None), default=None)
+        if due_ms is None or len(self._proposed) >= node.config.dispatch.entries_in_flight_max:
+            return None  # What is on its way makes a turn when it is applied.
+        return node.now_ms + max(due_ms - self.log_ms(), 1)
 
     # --- proposing ---
 
@@ -93,6 +120,8 @@ class Leading:
         if read_id and not node.raft.read(read_id, node.now_ms):
             node.clients.read_failed(read_id)
         dispatcher = self.dispatcher
+        if dispatcher.in_office and node.ledger.crons:
+            self._fire_crons()
         while dispatcher.in_office and len(self._proposed) < node.config.dispatch.entries_in_flight_max:
             at_ms = self.log_ms()
             commands = dispatcher.next_commands(at_ms)
@@ -104,6 +133,24 @@ class Leading:
                 dispatcher.proposal_refused(commands)
                 return
             self._proposed[index] = (self._term, batch)
+
+    def _fire_crons(self) -> None:
+        for firing in calendar.due(self._node.ledger.crons, self.log_ms(), self._rng, self._firing):
+            self._firing[firing.name] = firing.due_ms
+            self.dispatcher.command(firing)
+
+    def _raise_level(self) -> None:
+        """Once every node that is there can apply a later level of the ledger, it is agreed on: from then on there is
+        no going back to a release that cannot.
+        """
+        node = self._node
+        if node.ledger.level >= node.config.level or node.now_ms < self._level_ms:
+            return
+        for member in node.detector.members():
+            if member.health is not Health.FAILED and (member.last is None or member.last.levels < node.config.level):
+                return
+        self._level_ms = node.now_ms + node.config.gossip.heartbeat_interval_ms
+        self.dispatcher.urgent(RaiseLevel(node.config.level))
 
     def log_ms(self) -> int:
         """Time in the log now. If an earlier leader's clock was ahead of ours, it goes on from there at 9/10 of its
@@ -133,6 +180,7 @@ class Leading:
         for holder, orders in granted.items():
             self._send_grants(holder, orders)
         self._node.clients.applied(applied, batch.commands)
+        self._node.many.applied(applied, batch.commands)
         if applied.nodes_changed:
             self._deciding.clear()
             self.judge()
@@ -237,6 +285,7 @@ class Leading:
         if not self.dispatcher.in_office:
             return
         node = self._node
+        self._raise_level()
         again_ms = node.config.gossip.heartbeat_interval_ms
         for verdict in verdicts.due(node.ledger, node.detector, self._reasons):
             proposed_ms = self._deciding.get(verdict.node_id)

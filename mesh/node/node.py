@@ -48,8 +48,10 @@ from mesh.node.holding import Holding
 from mesh.node.leading import Leading
 from mesh.node.leaving import Leaving
 from mesh.node.lists import Lists
+from mesh.node.many import Many
 from mesh.node.membership import Membership
 from mesh.node.orders import Orders
+from mesh.node.sweeps import Sweeps
 from mesh.node.transfers import Transfers, is_legible
 from mesh.raft.replica import NO_OUTPUT, Replica
 from mesh.wire.codec import Rubbish, decode_heartbeat, decode_peer, decode_summary, decode_task, encode
@@ -95,7 +97,9 @@ class Node:
         self.answers = Answers(config, self.raft, self.ledger, self.detector, self.leading.dispatcher)
         self.clients = ClientDesk(self)
         self.lists = Lists(self)
+        self.sweeps = Sweeps(self)
         self.orders = Orders(self)
+        self.many = Many(self)
         self.membership = Membership(self)
         self.leaving = Leaving(self)
         self.trouble = config.trouble
@@ -130,7 +134,8 @@ class Node:
             self.holding.next_deadline_ms(),
             self.leaving.next_deadline_ms(),
             self.lists.next_deadline_ms(),
-            self._queue_due_ms(),
+            self.sweeps.next_deadline_ms(),
+            self.leading.next_deadline_ms(),
         ):
             if other is not None and other < deadline_ms:
                 deadline_ms = other
@@ -211,6 +216,8 @@ class Node:
         self.out.extend(self.behind.write(self.now_ms))
         if self.lists.waiting:
             self.lists.work()
+        if self.sweeps.waiting:
+            self.sweeps.work()
         if self.ledger.leftovers:
             self.ledger.leftovers.let_go()
 
@@ -233,13 +240,6 @@ class Node:
     def _has_overslept(self) -> bool:
         """Whether our timer should have come long ago."""
         return self.now_ms - self._deadline_ms > self.config.gossip.lateness_ms_max
-
-    def _queue_due_ms(self) -> int | None:
-        """When a task that waits for its time may be granted; the leader's business only."""
-        if not self.leading.dispatcher.in_office:
-            return None
-        due_ms = self.ledger.queue.next_due_ms()
-        return None if due_ms is None else self.now_ms + max(due_ms - self.leading.log_ms(), 1)
 
     # --- gossip ---
 
@@ -276,6 +276,7 @@ class Node:
             trouble=self.trouble,
             mark=config.mark,
             protocol=config.protocol,
+            levels=config.level,
         )
         own = self.detector.member(self.node_id)
         assert own is not None, "the detector knows its own node"

@@ -20,7 +20,7 @@ from mesh.ledger.commands import (
 )
 from mesh.ledger.task import DISPATCHED, RUNNING
 from mesh.messages import Action, Code, Order
-from mesh.node import requests
+from mesh.node import requests, rulings
 from mesh.node.membership import Facts, can_commit
 from mesh.node.requests import Client
 from mesh.raft.configuration import with_learner, with_voter, without, without_vote
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 ORDERS_MAX = 10_000
 CONFIGURING = "the configuration cannot be changed just now; nothing was done, try again"
-_ORDERED = frozenset({CancelTask, RedriveTask, DropDeadLetter, SaveCheckpoint, DrainNode, FailNode})
+_ORDERED = frozenset({CancelTask, RedriveTask, DropDeadLetter, SaveCheckpoint, DrainNode, FailNode, *rulings.COMMANDS})
+_MANY = frozenset({Action.CANCEL_MANY, Action.CLEAR, Action.RETRY_MANY, Action.DROP_MANY})
 _MEMBERSHIP = frozenset({Action.ADD_LEARNER, Action.ADD_VOTER, Action.REMOVE_VOTER, Action.FORGET})
 
 Asked = tuple[Client, int]
@@ -63,6 +64,9 @@ class Orders:
         if order.action in _MEMBERSHIP:
             self._change(client, order)
             return
+        if order.action in _MANY:
+            self._begin_many(client, order)
+            return
         if order.action == Action.REBALANCE:
             released = node.leading.rebalance()
             self._answer(client, order, Code.OK, f"{released} leases given back")
@@ -86,7 +90,7 @@ class Orders:
         if order.action == Action.CANCEL:
             return CancelTask(TaskId(target), order.reason)
         if order.action == Action.RETRY:
-            return RedriveTask(TaskId(target))
+            return RedriveTask(TaskId(target), order.value or None)
         if order.action == Action.DROP:
             return DropDeadLetter(TaskId(target), order.reason)
         if order.action == Action.CHECKPOINT:
@@ -94,6 +98,8 @@ class Orders:
             if task is None or task.state not in (DISPATCHED, RUNNING):
                 return Code.NOT_FOUND, f"no attempt of task {target!r} runs; only a running attempt has a checkpoint"
             return SaveCheckpoint(task.spec.task_id, task.token, BY_HAND, order.value)
+        if order.action in rulings.MAKERS:
+            return rulings.command(order, ledger, self._node.leading.log_ms())
         if order.action not in (Action.DRAIN, Action.UNDRAIN, Action.RECOVER):
             return Code.INVALID, f"unknown action {order.action}"
         record = ledger.nodes.get(NodeId(target))
@@ -102,6 +108,14 @@ class Orders:
         if order.action == Action.RECOVER:
             return FailNode(NodeId(target), record.incarnation, order.reason or "given up by hand")
         return DrainNode(NodeId(target), order.action == Action.DRAIN)
+
+    def _begin_many(self, client: Client, order: Order) -> None:
+        """An order that means many tasks."""
+        selection = rulings.selection(order)
+        if isinstance(selection, str):
+            self._answer(client, order, Code.INVALID, selection)
+        else:
+            self._node.many.begin(client, order, selection)
 
     def applied(self, applied: Applied, commands: list[Command]) -> None:
         """An entry of this office was applied: tell whoever waited for what is in it."""

@@ -28,6 +28,7 @@ from mesh.messages import (
     TaskSpec,
     TasksRefused,
 )
+from mesh.node import treatment
 
 Client = tuple[NodeId, ClientId]
 HERE = NodeId("")
@@ -172,6 +173,7 @@ class Waiting:
 
     def _accepted(self, applied: Applied) -> list[tuple[Client, ClientReply]]:
         assert not applied.conflicts, "what is proposed in an office has an id that is free, and is on its way once"
+        turned_down = self._turned_down(applied) if applied.turned_down else []
         accepted: dict[Client, list[TaskId]] = {}
         for task_id in applied.submitted:
             submitting = self.accepting.pop(task_id, None)
@@ -180,7 +182,18 @@ class Waiting:
                 if ids is None:
                     ids = accepted[client] = []
                 ids.append(task_id)
-        return [(client, Accepted(applied.index, ids)) for client, ids in accepted.items()]
+        return turned_down + [(client, Accepted(applied.index, ids)) for client, ids in accepted.items()]
+
+    def _turned_down(self, applied: Applied) -> list[tuple[Client, ClientReply]]:
+        """Those whose concurrency key was full when they came."""
+        replies: list[tuple[Client, ClientReply]] = []
+        for task_id in applied.turned_down:
+            submitting = self.accepting.pop(task_id, None)
+            self.watching.pop(task_id, None)
+            if submitting is not None:
+                refusal = TasksRefused([backpressure(submitting.spec, "its concurrency key is full")])
+                replies += [(client, refusal) for client in submitting.clients]
+        return replies
 
 
 def has_ended(task: Task) -> bool:
@@ -249,7 +262,7 @@ def invalid(spec: TaskSpec) -> str:
         return f"a priority lies between -1000000 and 1000000, not {spec.priority}"
     if len(spec.source) > SOURCE_CHARS_MAX:
         return f"a source has {SOURCE_CHARS_MAX} characters at most, this one {len(spec.source)}"
-    return ""
+    return "" if spec.options is None else treatment.flaw(spec.options)
 
 
 def unfit(request: Ask | Order) -> str:

@@ -15,7 +15,7 @@ from mesh.dispatch.placement import Placement
 from mesh.effects import NOTHING, Reply
 from mesh.execution.attempts import Attempts, Running
 from mesh.ids import ClientId, LogIndex, Term
-from mesh.ledger import commands, completion, leasing, ledger, verdicts
+from mesh.ledger import commands, completion, ending, lease, leasing, ledger, verdicts
 from mesh.ledger.table import Table
 from mesh.ledger.task import COMPLETED, RUNNING
 from mesh.messages import Accepted
@@ -248,7 +248,7 @@ def _retry_charges_nothing() -> list[Replacement]:
 
 def _checkpoints_go_back() -> list[Replacement]:
     def checkpoint(table: Any, command: Any, position: int) -> int:
-        task = leasing.leased(table, command.task_id, command.token)
+        task = lease.leased(table, command.task_id, command.token)
         if task is not None:
             task.checkpoint_sequence = 0
         return leasing.checkpoint(table, command, position)
@@ -257,13 +257,13 @@ def _checkpoints_go_back() -> list[Replacement]:
 
 
 def _dead_without_a_reason() -> list[Replacement]:
-    honest = completion.bury
+    honest = ending.bury
 
     def bury(table: Any, task: Any, reason: str) -> None:
         honest(table, task, "")
         task.error = ""
 
-    return [(completion, "bury", bury)]
+    return [(ending, "bury", bury)]
 
 
 def _finished_twice() -> list[Replacement]:
@@ -289,7 +289,7 @@ def _followers_perform_effects() -> list[Replacement]:
         node = holding._node
         if not node.leading.dispatcher.in_office:
             for task in result.granted:
-                node.leading._send_grants(task.node_id, [task.attempt_order()])
+                node.leading._send_grants(task.node_id, [task.attempt_order(2)])
 
     return [(Holding, "applied", applied)]
 

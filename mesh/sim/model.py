@@ -12,8 +12,23 @@ import msgspec
 from mesh.ids import NodeId, TaskId
 from mesh.ledger import commands
 from mesh.ledger.applied import ALREADY, CONFLICT, DONE, FENCED, REFUSED, UNKNOWN
-from mesh.ledger.task import CANCELLED, COMPLETED, DEAD, DISPATCHED, FAILED, PENDING, RUNNING, SCHEDULED, STATE_NAMES
+from mesh.ledger.task import (
+    CANCELLED,
+    COMPLETED,
+    DEAD,
+    DISPATCHED,
+    FAILED,
+    PAUSED,
+    PENDING,
+    RUNNING,
+    SCHEDULED,
+    STATE_NAMES,
+)
+from mesh.messages import Failure
+from mesh.options import LossPolicy, Options, Retry, WhenFull
+from mesh.sim import model_rulings
 from mesh.sim.coverage import Coverage
+from mesh.sim.model_limits import ModelLimits
 
 WAITING: Final = (PENDING, SCHEDULED)
 LEASED: Final = (DISPATCHED, RUNNING)
@@ -36,6 +51,14 @@ class ModelTask(msgspec.Struct):
     reason: str = ""
     is_lost: bool = False
     ends: list[tuple[int, int]] = []
+    options: Options | None = None
+    submitted_ms: int = 0
+    asked: tuple[str, bytes] = ("", b"")
+    """Capability and payload as they were submitted."""
+    crashes: int = 0
+    granted_ms: int = 0
+    progress_ms: int = 0
+    priority: int = 5
 
 
 class ModelNode(msgspec.Struct):
@@ -63,9 +86,16 @@ class Model:
         """By log index: the leases granted there."""
         self.refused: dict[TaskId, None] = {}
         """Tasks of which the last entry held a grant that came to nothing: they have lost their turn."""
+        self.limits = ModelLimits()
         self.completions: dict[TaskId, int] = {}
         """Token under which a task was completed."""
-        self._coverage = coverage
+        self.first_due_ms: dict[TaskId, int] = {}
+        """When a task was submitted for."""
+        self.set_to: dict[str, int] = {}
+        self.pause_words: dict[str, tuple[int, str]] = {}
+        self.moved: dict[TaskId, None] = {}
+        """Tasks that were given another priority: they have left their line."""
+        self.coverage = coverage
 
     def apply(self, index: int, batch: commands.Batch | None) -> bytes:
         """Apply the next entry (None: one without commands). Returns the outcome of each command."""
@@ -84,33 +114,75 @@ class Model:
         spec = command.spec
         task = self.tasks.get(spec.task_id)
         if task is not None:
-            same = (task.capability, task.payload) == (spec.capability, spec.payload)
-            self._coverage.add("same task submitted again" if same else "conflict in the log")
+            same = task.asked == (spec.capability, spec.payload)
+            self.coverage.add("same task submitted again" if same else "conflict in the log")
             return ALREADY if same else CONFLICT
-        self._coverage.add("task accepted")
+        self.coverage.add("task accepted")
+        concurrency = None if spec.options is None else spec.options.concurrency
+        crowd = [] if concurrency is None else self._live_under(concurrency.key)
+        is_full = concurrency is not None and len(crowd) >= concurrency.limit
+        if concurrency is not None and is_full and concurrency.when_full == WhenFull.REJECT:
+            self.coverage.add("submit turned down")
+            return REFUSED
         state = SCHEDULED if spec.not_before_ms > self.at_ms else PENDING
         task = ModelTask(spec.capability, spec.payload, spec.max_attempts, state, spec.not_before_ms)
+        task.options, task.submitted_ms, task.asked = spec.options, self.at_ms, (spec.capability, spec.payload)
+        task.priority = spec.priority
+        self.first_due_ms[spec.task_id] = spec.not_before_ms
         self.tasks[spec.task_id] = self.touched[spec.task_id] = task
         self.counts[state] += 1
+        if concurrency is not None and is_full and concurrency.when_full != WhenFull.QUEUE:
+            goes = spec.task_id if concurrency.when_full == WhenFull.CANCEL_NEWEST else crowd[0]
+            self.coverage.add("concurrency key made room")
+            self._touch(goes)
+            self.end(self.tasks[goes], CANCELLED)
         return DONE
 
+    def _live_under(self, key: str) -> list[TaskId]:
+        """Live tasks under a concurrency key, in the order they came in; dead letters do not count."""
+        return [
+            task_id
+            for task_id, task in self.tasks.items()
+            if task.options is not None
+            and task.options.concurrency is not None
+            and task.options.concurrency.key == key
+            and task.state not in OVER
+            and task.state != DEAD
+        ]
+
     def _grant(self, command: commands.GrantLease) -> int:
-        task, node = self._live(command.task_id), self.nodes.get(command.node_id)
+        task, node = self.live(command.task_id), self.nodes.get(command.node_id)
         if task is None or node is None:
             return UNKNOWN
         may_run = node.is_active and not node.is_draining and task.not_before_ms <= self.at_ms
         if task.state not in WAITING or not may_run or self.index <= task.token:
             self.refused[command.task_id] = None
             return REFUSED
+        if self._is_held_back(task, command.node_id):
+            self.coverage.add("grant beyond a limit refused")
+            self.refused[command.task_id] = None
+            return REFUSED
         self._move(task, DISPATCHED)
+        task.granted_ms = task.progress_ms = self.at_ms
+        self.limits.granted(command.task_id, self.index, command.node_id, task.capability, task.options, self.at_ms)
         task.token = task.token_max = self.index
         task.node_id = command.node_id
         self.leases[command.node_id] = self.leases.get(command.node_id, 0) + 1
         self.granted.setdefault(self.index, {})[command.task_id] = command.node_id
         if task.is_lost:
-            self._coverage.add("task reassigned")
+            self.coverage.add("task reassigned")
         task.is_lost = False
         return DONE
+
+    def _is_held_back(self, task: ModelTask, node_id: NodeId) -> bool:
+        limits, at_ms = self.limits, self.at_ms
+        if limits.is_paused(task.capability, at_ms) or not limits.has_room(task.options, at_ms):
+            return True
+        breaker = limits.breakers.get((node_id, task.capability))
+        probe = None if breaker is None or breaker.probe is None else self.tasks.get(breaker.probe[0])
+        is_out = breaker is not None and breaker.probe is not None and probe is not None
+        is_out = is_out and probe.state in LEASED and probe.token == breaker.probe[1]  # type: ignore[union-attr, index]
+        return limits.is_shut(node_id, task.capability, at_ms, is_out)
 
     def _start(self, command: commands.StartTask) -> int:
         task = self._leased(command.task_id, command.token)
@@ -127,6 +199,7 @@ class Model:
         if task is None:
             return FENCED
         if command.sequence == commands.BY_HAND:
+            task.progress_ms = self.at_ms
             return DONE
         if command.sequence <= task.sequence:
             return ALREADY
@@ -134,20 +207,23 @@ class Model:
             self._move(task, RUNNING)
             task.attempts += 1
         task.sequence = command.sequence
-        self._coverage.add("checkpoint kept")
+        task.progress_ms = self.at_ms
+        self.coverage.add("checkpoint kept")
         return DONE
 
     def _complete(self, command: commands.CompleteTask) -> int:
-        task = self._live(command.task_id)
+        task = self.live(command.task_id)
         if task is None or task.token != command.token or task.state == DEAD:
             return self._stale(command.task_id, command.token)
         if task.state == DISPATCHED or (task.state in WAITING and task.attempts == 0):
             task.attempts += 1
-        self._coverage.add("task completed")
+        self.coverage.add("task completed")
         if task.state in WAITING:
-            self._coverage.add("late completion accepted")
+            self.coverage.add("late completion accepted")
         self.completions[command.task_id] = command.token
-        self._end(task, COMPLETED)
+        if task.node_id:
+            self.limits.went_well(NodeId(task.node_id), task.capability)
+        self.end(task, COMPLETED)
         return DONE
 
     def _fail(self, command: commands.FailAttempt) -> int:
@@ -157,16 +233,42 @@ class Model:
         if task.state == DISPATCHED:
             task.attempts += 1
         task.reason = command.error
-        if command.final or task.attempts >= task.attempts_max:
-            self._end(task, DEAD)
-            self._coverage.add("task dead")
-        else:
-            delay_ms = min(1_000 << min(task.attempts - 1, 16), 60_000)
-            delay_ms += delay_ms * min(max(command.jitter_permille, 0), 100) // 1_000
-            self._wait_again(task, SCHEDULED)
-            task.not_before_ms = self.at_ms + delay_ms
-            self._coverage.add("task retried")
+        if self.limits.went_wrong(NodeId(task.node_id), task.capability, self.at_ms):
+            self.coverage.add("breaker opened")
+        if self.limits.level and command.failure == Failure.CRASH:
+            task.crashes += 1
+            if task.crashes >= self.limits.crashes["dead_after_crashes"]:
+                task.reason = "poison"
+                self.end(task, DEAD)
+                self.coverage.add("poison")
+                return DONE
+        self.try_again(task, command.error, command.jitter_permille, is_final=command.final)
         return DONE
+
+    def try_again(self, task: ModelTask, error: str, jitter_permille: int, *, is_final: bool) -> None:
+        retry = Retry() if task.options is None or task.options.retry is None else task.options.retry
+        if is_final or error.split(":", maxsplit=1)[0] in retry.never or task.attempts >= task.attempts_max:
+            self.give_up(task)
+            return
+        delay_ms = retry.base_ms
+        for _ in range(task.attempts - 1):
+            if delay_ms < retry.max_ms:
+                delay_ms = delay_ms * retry.factor_permille // 1_000
+        delay_ms = min(delay_ms, retry.max_ms)
+        delay_ms += delay_ms * retry.jitter_permille * min(max(jitter_permille, 0), 100) // 100_000
+        self._wait_again(task, SCHEDULED)
+        task.not_before_ms = self.at_ms + delay_ms
+        self.coverage.add("task retried")
+
+    def give_up(self, task: ModelTask) -> None:
+        fallback = "" if task.options is None else task.options.fallback
+        if fallback in ("", task.capability):
+            self.end(task, DEAD)
+            self.coverage.add("task dead")
+            return
+        task.capability, task.attempts, task.crashes = fallback, 0, 0
+        self._wait_again(task, PENDING)
+        self.coverage.add("task fell back")
 
     def _release(self, command: commands.ReleaseLease) -> int:
         task = self._leased(command.task_id, command.token)
@@ -175,7 +277,7 @@ class Model:
         if task.state == RUNNING:
             task.attempts -= 1
         self._wait_again(task, PENDING)
-        self._coverage.add("lease released")
+        self.coverage.add("lease released")
         return DONE
 
     def _cancel(self, command: commands.CancelTask) -> int:
@@ -185,28 +287,30 @@ class Model:
         if task.state in OVER:
             return ALREADY
         self._touch(command.task_id)
-        self._end(task, CANCELLED)
-        self._coverage.add("task cancelled")
+        self.end(task, CANCELLED)
+        self.coverage.add("task cancelled")
         return DONE
 
     def _redrive(self, command: commands.RedriveTask) -> int:
-        task = self._live(command.task_id)
+        task = self.live(command.task_id)
         if task is None:
             return UNKNOWN
-        if task.state != DEAD:
+        if task.state not in (DEAD, PAUSED):
             return REFUSED
         self._wait_again(task, PENDING)
-        task.attempts = task.token = 0
-        self._coverage.add("task redriven")
+        task.attempts = task.token = task.crashes = 0
+        if command.payload is not None:
+            task.payload = command.payload
+        self.coverage.add("task redriven")
         return DONE
 
     def _drop(self, command: commands.DropDeadLetter) -> int:
-        task = self._live(command.task_id)
+        task = self.live(command.task_id)
         if task is None:
             return UNKNOWN
         if task.state != DEAD:
             return REFUSED
-        self._end(task, FAILED)
+        self.end(task, FAILED)
         return DONE
 
     def _admit(self, command: commands.AdmitNode) -> int:
@@ -217,9 +321,10 @@ class Model:
         is_same = command.incarnation == node.incarnation
         if command.incarnation < node.incarnation or (is_same and (node.is_active or node.has_left)):
             return ALREADY
-        self._coverage.add("node restarted" if node.is_active else "node recovered")
+        self.coverage.add("node restarted" if node.is_active else "node recovered")
         if command.incarnation > node.incarnation:
             self._lose(command.node_id)
+            self.limits.forget_node(command.node_id)
             node.is_draining = False
         node.incarnation, node.is_active, node.has_left = command.incarnation, True, False
         return DONE
@@ -230,7 +335,7 @@ class Model:
             return UNKNOWN
         if not node.is_active or command.incarnation != node.incarnation:
             return ALREADY
-        self._coverage.add("node failed")
+        self.coverage.add("node failed")
         node.is_active = False
         self._lose(command.node_id)
         return DONE
@@ -251,7 +356,7 @@ class Model:
                 if task.state == RUNNING:
                     task.attempts -= 1
                 self._wait_again(task, PENDING)
-        self._coverage.add("left with tasks running" if given_back else "left with nothing to do")
+        self.coverage.add("left with tasks running" if given_back else "left with nothing to do")
         return DONE
 
     def _drain(self, command: commands.DrainNode) -> int:
@@ -271,7 +376,7 @@ class Model:
     def _touch(self, task_id: TaskId) -> None:
         self.touched[task_id] = self.tasks[task_id]
 
-    def _live(self, task_id: TaskId) -> ModelTask | None:
+    def live(self, task_id: TaskId) -> ModelTask | None:
         task = self.tasks.get(task_id)
         if task is None or task.state in OVER:
             return None
@@ -279,7 +384,7 @@ class Model:
         return task
 
     def _leased(self, task_id: TaskId, token: int) -> ModelTask | None:
-        task = self._live(task_id)
+        task = self.live(task_id)
         return task if task is not None and task.token == token and task.state in LEASED else None
 
     def _stale(self, task_id: TaskId, token: int) -> int:
@@ -288,7 +393,7 @@ class Model:
             return UNKNOWN
         if task.token == token:
             return ALREADY
-        self._coverage.add("completion fenced")
+        self.coverage.add("completion fenced")
         return FENCED
 
     def _lose(self, node_id: NodeId) -> None:
@@ -297,10 +402,14 @@ class Model:
             if task.node_id != node_id or task.state not in LEASED:
                 continue
             self._touch(task_id)
-            if task.state == RUNNING and task.attempts >= task.attempts_max:
+            policy = LossPolicy.RERUN if task.options is None else task.options.on_loss
+            if task.state == RUNNING and policy == LossPolicy.HOLD:
+                self._wait_again(task, PAUSED)
+                self.coverage.add("task held")
+                continue
+            if task.state == RUNNING and (policy == LossPolicy.DEAD_LETTER or task.attempts >= task.attempts_max):
                 task.reason = "node_lost"
-                self._end(task, DEAD)
-                self._coverage.add("task dead")
+                self.give_up(task)
                 continue
             self._wait_again(task, PENDING)
             task.is_lost = True
@@ -308,9 +417,13 @@ class Model:
     def _move(self, task: ModelTask, state: int) -> None:
         if task.state in LEASED and state not in LEASED:
             self.leases[task.node_id] -= 1
+            self.limits.lease_ended(self._id_of(task), task.options)
         self.counts[task.state] -= 1
         self.counts[state] += 1
         task.state = state
+
+    def _id_of(self, task: ModelTask) -> TaskId:
+        return next((task_id for task_id, known in self.touched.items() if known is task), TaskId(""))
 
     def _wait_again(self, task: ModelTask, state: int) -> None:
         self._move(task, state)
@@ -319,7 +432,7 @@ class Model:
         if state == PENDING:
             task.not_before_ms = 0
 
-    def _end(self, task: ModelTask, state: int) -> None:
+    def end(self, task: ModelTask, state: int) -> None:
         self._move(task, state)
         task.ends.append((state, task.token))
 
@@ -340,4 +453,12 @@ _RULES: dict[type, Callable[[Model, Any], int]] = {
     commands.DrainNode: Model._drain,
     commands.ElectLeader: Model._elect,
     commands.LeaveNode: Model._leave,
+    commands.RaiseLevel: model_rulings.raise_level,
+    commands.TimeOut: model_rulings.time_out,
+    commands.Reprioritize: model_rulings.reprioritize,
+    commands.SetSetting: model_rulings.change_setting,
+    commands.PauseQueue: model_rulings.pause,
+    commands.ResumeQueue: model_rulings.resume,
+    commands.FallBack: model_rulings.fall_back,
+    commands.CloseBreaker: model_rulings.close_breaker,
 }

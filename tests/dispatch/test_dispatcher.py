@@ -4,6 +4,7 @@ from random import Random
 
 from mesh.config import DispatchConfig, NodeConfig
 from mesh.dispatch.dispatcher import Dispatcher
+from mesh.dispatch.turns import Turns
 from mesh.gossip.detector import Detector
 from mesh.ids import FencingToken, LogIndex, NodeId, TaskId, Term
 from mesh.ledger.commands import (
@@ -337,11 +338,12 @@ def test_what_nobody_offers_is_not_looked_at() -> None:
     desk = Desk()
     desk.take_office(ANA, BEN)
     submitted(desk, *(spec(f"t{k}", capability=f"c{k}") for k in range(400)))
-    assert (len(desk.ledger.queue.capabilities()), desk.dispatcher.wanted()) == (400, [])
+    queue = desk.ledger.queue
+    assert (len(queue.lanes), Turns()._looked_at(queue, {"code": None})) == (400, [])
     assert grants(submitted(desk, *(spec(f"m{k}") for k in range(5)))) == list(
         zip(("m0", "m1", "m2", "m3"), (ANA, BEN, ANA, BEN), strict=True)
     )
-    assert desk.dispatcher.wanted() == ["code"]
+    assert Turns()._looked_at(queue, {"code": None, "plan": None}) == [queue.lanes["code"]]
 
 
 def test_a_task_for_later_is_granted_in_its_time() -> None:

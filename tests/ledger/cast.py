@@ -6,7 +6,8 @@ from mesh.ids import FencingToken, LogIndex, NodeId, TaskId, Term
 from mesh.ledger.applied import Applied
 from mesh.ledger.commands import AdmitNode, Batch, Command, CompleteTask, FailAttempt, GrantLease, SubmitTask
 from mesh.ledger.ledger import Ledger
-from mesh.ledger.task import KIND_NAMES, STATE_NAMES
+from mesh.ledger.queue import Queue
+from mesh.ledger.task import KIND_NAMES, STATE_NAMES, Task
 from mesh.messages import TaskSpec
 from mesh.wire.codec import encode
 
@@ -37,6 +38,14 @@ def with_nodes(*nodes: NodeId) -> Log:
     log = Log()
     log.apply(*(AdmitNode(node, 1) for node in nodes))
     return log
+
+
+def take(queue: Queue, capability: str) -> Task:
+    """The next task in line, taken out."""
+    task = queue.first(capability)
+    assert task is not None
+    queue.take(task)
+    return task
 
 
 def spec(task_id: TaskId, *, payload: bytes = b"\x80", priority: int = 5, attempts_max: int = 3) -> TaskSpec:

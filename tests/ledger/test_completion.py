@@ -3,7 +3,7 @@
 from mesh.ids import FencingToken, LogIndex, TaskId
 from mesh.ledger.applied import ALREADY, DONE, FENCED, REFUSED, UNKNOWN, EndedLease
 from mesh.ledger.commands import CancelTask, DropDeadLetter, FailNode, RedriveTask, StartTask
-from tests.ledger.cast import ANA, BEN, MAIL, RESIZE, complete, fail, grant, kinds, submit, with_nodes
+from tests.ledger.cast import ANA, BEN, MAIL, RESIZE, complete, fail, grant, kinds, submit, take, with_nodes
 
 
 def test_a_node_that_sleeps_through_its_own_funeral_cannot_complete_the_task() -> None:
@@ -139,7 +139,7 @@ def test_a_dead_letter_is_redriven_with_its_attempts_forgotten() -> None:
     assert list(log.apply(RedriveTask(RESIZE), RedriveTask(MAIL)).outcomes) == [DONE, REFUSED]
     task = log.ledger.tasks[RESIZE]
     assert (log.state(RESIZE), task.attempts, task.token, task.finished_at_ms) == ("pending", 0, 0, 0)
-    assert log.ledger.queue.take("image").task_id == MAIL
+    assert take(log.ledger.queue, "image").task_id == MAIL
     assert list(log.apply(complete(RESIZE, 2), RedriveTask(TaskId("nothing"))).outcomes) == [FENCED, UNKNOWN]
 
 

@@ -23,7 +23,7 @@ def test_the_token_is_the_index_of_the_grant_and_grows() -> None:
     """ana is granted the task at entry 2; after she fails it, ben gets it at entry 4."""
     log = with_nodes(ANA, BEN)
     granted = log.apply(submit(RESIZE), grant(RESIZE, ANA))
-    assert [task.attempt_order() for task in granted.granted] == [
+    assert [task.attempt_order(2) for task in granted.granted] == [
         AttemptOrder(RESIZE, FencingToken(2), 1, "image", b"\x80", b"")
     ]
     log.apply(fail(RESIZE, 2), at_ms=2_000)
@@ -73,7 +73,7 @@ def test_an_attempt_is_charged_when_its_user_code_starts() -> None:
     assert log.ledger.tasks[RESIZE].attempts == 0
     assert list(log.apply(start(), start()).outcomes) == [DONE, ALREADY]
     assert (log.state(RESIZE), log.ledger.tasks[RESIZE].attempts) == ("running", 1)
-    assert log.ledger.tasks[RESIZE].attempt_order().attempt == 1
+    assert log.ledger.tasks[RESIZE].attempt_order(2).attempt == 1
     assert list(log.apply(start(token=1)).outcomes) == [FENCED]
 
 
@@ -94,7 +94,7 @@ def test_checkpoints_go_forward_and_are_read_back_by_the_next_attempt() -> None:
     late = log.apply(save(3, b"\x1e"))
     assert late.checkpoints == [KeptCheckpoint(RESIZE, TOKEN, 3, False)]
     granted = log.apply(grant(RESIZE, BEN), at_ms=9_000)
-    assert granted.granted[0].attempt_order().checkpoint == b"\x14"
+    assert granted.granted[0].attempt_order(2).checkpoint == b"\x14"
     # ben counts his own checkpoints from 1 again.
     assert list(log.apply(save(1, b"\x28", token=6)).outcomes) == [DONE]
 

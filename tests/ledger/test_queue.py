@@ -6,6 +6,7 @@ from mesh.ids import TaskId
 from mesh.ledger.queue import STALE_MIN, Queue
 from mesh.ledger.task import CANCELLED, DISPATCHED, PENDING, SCHEDULED, Task
 from mesh.messages import TaskSpec
+from tests.ledger.cast import take
 
 
 class Name(str):
@@ -21,7 +22,7 @@ def task(name: str, order: int, *, priority: int = 5, state: int = PENDING, due_
 def drained(queue: Queue) -> list[str]:
     names: list[str] = []
     while queue.first("image") is not None:
-        names.append(queue.take("image").task_id)
+        names.append(take(queue, "image").task_id)
     return names
 
 
@@ -36,9 +37,9 @@ def test_lower_number_first_then_first_come_first_served() -> None:
         task("urgent", 8, priority=0),
     ):
         queue.push(entry)
-    assert list(queue.capabilities()) == ["image"]
+    assert list(queue.lanes) == ["image"]
     assert drained(queue) == ["urgent", "a", "b", "late", "low"]
-    assert (list(queue.capabilities()), queue.first("image"), queue.first("mail")) == ([], None, None)
+    assert (list(queue.lanes), queue.first("image"), queue.first("mail")) == ([], None, None)
 
 
 def test_a_task_is_in_line_once_however_often_it_is_pushed() -> None:
@@ -153,7 +154,7 @@ def test_a_stale_entry_behind_the_one_taken_is_passed_over() -> None:
         queue.push(entry)
     second.state = DISPATCHED
     queue.remove(second)
-    assert queue.take("image") is first
+    assert take(queue, "image") is first
     assert queue.first("image") is third
 
 
@@ -186,6 +187,6 @@ def test_a_capability_nobody_waits_for_is_forgotten() -> None:
         queue.push(other)
         other.state = CANCELLED
         queue.remove(other)
-        assert queue.take(f"c{number}") is one
+        assert take(queue, f"c{number}") is one
         assert queue.first(f"c{number}") is None
-    assert list(queue.capabilities()) == []
+    assert list(queue.lanes) == []

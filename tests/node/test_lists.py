@@ -17,7 +17,7 @@ from mesh.node.requests import HERE
 from tests.node.client import EPOCH_MS, Client, spec
 from tests.node.trio import ALL, ANA, BEN, Trio, settled
 
-FOUNDED = ["leader_elected", "node_joined", "node_joined", "node_joined"]
+FOUNDED = ["leader_elected", "node_joined", "node_joined", "node_joined", "level_raised"]
 """The events every trio begins with."""
 
 

@@ -7,6 +7,7 @@ from mesh.ids import TaskId
 from mesh.ledger.queue import Queue
 from mesh.ledger.task import DISPATCHED, PENDING, SCHEDULED, Task
 from mesh.messages import TaskSpec
+from tests.ledger.cast import take
 
 CAPABILITIES = ("code", "plan")
 
@@ -49,7 +50,7 @@ def test_the_queue_is_a_sorted_list(story: list[tuple[str, int, str, int]]) -> N
             queue.push(task)
             waiting.append(task)
         elif what == "take" and (first := queue.first(capability)) is not None:
-            assert queue.take(capability) is first
+            assert take(queue, capability) is first
             first.state = DISPATCHED
             waiting.remove(first)
             away.append(first)
@@ -72,7 +73,7 @@ def test_the_queue_is_a_sorted_list(story: list[tuple[str, int, str, int]]) -> N
         for name in CAPABILITIES:
             ready = line(waiting, name, at_ms)
             assert queue.first(name) is (ready[0] if ready else None)
-            assert name in queue.capabilities() or not ready
+            assert name in queue.lanes or not ready
             assert [queue.position(task) for task in ready] == list(range(len(ready)))
         due = [task.not_before_ms for task in waiting if task.state == SCHEDULED and task.not_before_ms > at_ms]
         assert queue.next_due_ms() == min(due, default=None)

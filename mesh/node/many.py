@@ -1,0 +1,177 @@
+"""Orders that mean many tasks: cancel, redrive, drop, clear a priority.
+
+Which those are is found out a slice a turn. Then there is one command for each, so that each is on record, and nothing
+is done twice when the order is given again.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mesh import documents
+from mesh.ids import TaskId
+from mesh.ledger.applied import DONE, Applied
+from mesh.ledger.commands import CancelTask, Command, DropDeadLetter, RedriveTask
+from mesh.ledger.task import DEAD, DISPATCHED, FINISHED, PAUSED, PENDING, RUNNING, SCHEDULED, Task
+from mesh.messages import Action, Answer, Code, Order
+from mesh.node.requests import Client
+from mesh.options import Dependents, Selection
+from mesh.wire.codec import encode
+
+if TYPE_CHECKING:
+    from mesh.node.node import Node
+
+IDS_SHOWN_MAX = 1_000
+AT_ONCE_MAX = 2_000
+"""Commands of such orders that wait for an entry; the rest waits for them."""
+_STATES: dict[int, frozenset[int]] = {
+    Action.CANCEL_MANY: frozenset({PENDING, SCHEDULED, DISPATCHED, RUNNING, PAUSED, DEAD}),
+    Action.CLEAR: frozenset({PENDING, SCHEDULED}),
+    Action.RETRY_MANY: frozenset({DEAD, PAUSED}),
+    Action.DROP_MANY: frozenset({DEAD}),
+}
+
+
+class Doing(msgspec.Struct):
+    """One such order. `to_do` are the tasks not yet proposed, last first; `left` those without an answer yet."""
+
+    client: Client
+    order: Order
+    selection: Selection
+    ids: list[TaskId]
+    dependents: dict[TaskId, None]
+    to_do: list[TaskId]
+    left: int = 0
+    count: int = 0
+
+
+class Many:
+    """Orders for many tasks, at the node in office."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._doing: list[Doing] = []
+        self._proposed: dict[Command, Doing] = {}
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._doing)
+
+    def begin(self, client: Client, order: Order, selection: Selection) -> None:
+        """Find out which tasks are meant."""
+        doing = Doing(client, order, selection, [], {}, [])
+        ledger = self._node.ledger
+        states = _STATES[order.action]
+        if selection.task_ids:
+            named = [ledger.tasks[task_id] for task_id in selection.task_ids if task_id in ledger.tasks]
+        else:
+            named = []
+        is_begun = self._node.sweeps.begin(
+            named if selection.task_ids else ledger.tasks.values(),
+            lambda task: self._see(doing, task, states),
+            lambda: self._found(doing),
+        )
+        if not is_begun:
+            self._node.clients.answer(client, order.request, Code.BACKPRESSURE, "too many sweeps wait; try again")
+
+    def _see(self, doing: Doing, task: Task, states: frozenset[int]) -> None:
+        if task.state in states and len(doing.ids) < doing.selection.limit and matches(task, doing.selection):
+            doing.ids.append(task.spec.task_id)
+            if doing.order.action in (Action.CANCEL_MANY, Action.CLEAR):
+                self._gather_dependents(doing, task.spec.task_id)
+
+    def _gather_dependents(self, doing: Doing, task_id: TaskId) -> None:
+        """Live tasks that its code submitted, and theirs."""
+        children = self._node.ledger.treated.children
+        to_visit = [task_id]
+        while to_visit and len(doing.dependents) < doing.selection.limit:
+            for child_id in children.get(to_visit.pop(), ()):
+                if child_id not in doing.dependents:
+                    doing.dependents[child_id] = None
+                    to_visit.append(child_id)
+
+    def _found(self, doing: Doing) -> None:
+        meant = dict.fromkeys(doing.ids)
+        for task_id in meant:
+            doing.dependents.pop(task_id, None)
+        if doing.selection.dependents == Dependents.CANCEL:
+            meant |= doing.dependents
+        doing.ids = list(meant)
+        if doing.selection.is_dry or not meant:
+            doing.count = len(meant)
+            self._answer(doing)
+        elif self._node.leading.dispatcher.in_office:
+            doing.to_do = doing.ids[::-1]
+            self._doing.append(doing)
+            self.feed()
+
+    def feed(self) -> None:
+        """Propose more, as far as there is room."""
+        dispatcher = self._node.leading.dispatcher
+        for doing in self._doing:
+            while doing.to_do and len(self._proposed) < AT_ONCE_MAX:
+                command = _command(doing, doing.to_do.pop())
+                if command not in self._proposed:
+                    self._proposed[command] = doing
+                    doing.left += 1
+                    dispatcher.command(command)
+        self._doing = [doing for doing in self._doing if doing.to_do or doing.left]
+
+    def applied(self, applied: Applied, commands: list[Command]) -> None:
+        """An entry of this office was applied."""
+        if not self._proposed:
+            return
+        for position, command in enumerate(commands):
+            doing = self._proposed.pop(command, None) if type(command) in _KINDS else None
+            if doing is not None:
+                doing.left -= 1
+                doing.count += applied.outcomes[position] == DONE
+                if not doing.left and not doing.to_do:
+                    self._answer(doing)
+        self.feed()
+
+    def leave_office(self) -> None:
+        """Whoever waits hears nothing and asks again: what was done stays done."""
+        self._doing.clear()
+        self._proposed.clear()
+
+    def _answer(self, doing: Doing) -> None:
+        touched = documents.Touched(
+            doing.count,
+            [str(task_id) for task_id in doing.ids[:IDS_SHOWN_MAX]],
+            [str(task_id) for task_id in islice(doing.dependents, IDS_SHOWN_MAX)],
+            doing.selection.is_dry,
+        )
+        answer = Answer(doing.order.request, Code.OK, f"{doing.count} tasks", encode(touched))
+        self._node.clients.tell(doing.client, answer)
+
+
+_KINDS = frozenset({CancelTask, RedriveTask, DropDeadLetter})
+
+
+def _command(doing: Doing, task_id: TaskId) -> Command:
+    action, reason = doing.order.action, doing.order.reason
+    if action == Action.RETRY_MANY:
+        return RedriveTask(task_id)
+    if action == Action.DROP_MANY:
+        return DropDeadLetter(task_id, reason)
+    return CancelTask(task_id, reason or ("its priority was cleared" if action == Action.CLEAR else ""))
+
+
+def matches(task: Task, selection: Selection) -> bool:
+    """Whether a task meets every condition of a selection."""
+    spec = task.spec
+    if selection.node and (task.node_id != selection.node or task.state in FINISHED or task.state == DEAD):
+        return False
+    if selection.capability and spec.capability != selection.capability:
+        return False
+    if selection.priority_min is not None and spec.priority < selection.priority_min:
+        return False
+    if selection.priority_max is not None and spec.priority > selection.priority_max:
+        return False
+    if selection.states and task.state not in selection.states:
+        return False
+    return not selection.error or selection.error in task.error
