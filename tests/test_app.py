@@ -11,9 +11,7 @@ import pytest
 
 import mesh
 from mesh import Context, Mesh
-from mesh.app import encode_value
-from mesh.config import PAYLOAD_BYTES_MAX
-from mesh.errors import InvalidPayload, TaskCancelled
+from mesh.errors import InvalidPayload
 
 if TYPE_CHECKING:
     from mesh.app import Context as Ctx
@@ -205,58 +203,6 @@ def test_what_is_submitted_is_what_the_handler_is_called_with() -> None:
         assert task.call(None, sent) == task(*args, **named)
 
 
-def test_values_that_cannot_travel_are_named() -> None:
-    assert encode_value({"a": [1, None, "ü", 2.5, True]}, "result") == msgspec.msgpack.encode(
-        {"a": [1, None, "ü", 2.5, True]}
-    )
-    endless: list[Any] = []
-    endless.append(endless)
-    for value in (object(), 1 << 64, "\ud800", endless, {"a": {1: object()}}):
-        with pytest.raises(InvalidPayload, match=r"^result cannot be sent as MessagePack: "):
-            encode_value(value, "result")
-    assert len(encode_value("x" * (PAYLOAD_BYTES_MAX - 5), "result")) == PAYLOAD_BYTES_MAX
-    with pytest.raises(InvalidPayload, match=r"^checkpoint is 1048577 bytes; at most 1048576 travel$"):
-        encode_value("x" * (PAYLOAD_BYTES_MAX - 4), "checkpoint")
-
-
-# --- contexts made by hand --------------------------------------------------------------------------------------------
-
-
-def test_a_context_made_by_hand_keeps_its_checkpoints() -> None:
-    ctx = Context("t1")
-    assert (ctx.attempt, ctx.token, ctx.node, ctx.deadline, ctx.cancelled) == (1, 0, "", None, False)
-    assert Context("t2").checkpoint_state is None
-
-    async def story() -> None:
-        await ctx.checkpoint({"i": 1})
-
-    asyncio.run(story())
-    assert ctx.checkpoint_state == {"i": 1}
-    ctx.checkpoint_state["i"] = 2
-    assert ctx.checkpoint_state == {"i": 1}  # Fresh each time.
-    ctx.checkpoint_sync([2])
-    assert ctx.checkpoint_state == [2]
-    ctx.checkpoint(0)
-    assert ctx.checkpoint_state == 0
-    with pytest.raises(InvalidPayload, match=r"^checkpoint cannot be sent"):
-        ctx.checkpoint(object())
-    with pytest.raises(RuntimeError, match="belongs to no mesh"):
-        ctx.submit("code")
-
-
-def test_a_context_says_when_it_is_over() -> None:
-    ctx = Context("t1", attempt=2)
-    ctx.raise_if_cancelled()
-    ctx.cancelled = True
-    with pytest.raises(TaskCancelled, match=r"^attempt 2 of t1 was stopped$"):
-        ctx.raise_if_cancelled()
-
-
-def test_what_a_handler_logs_names_its_task(caplog: pytest.LogCaptureFixture) -> None:
-    Context("t1", attempt=2).log.warning("seen %d", 3)
-    assert caplog.record_tuples == [("mesh.task", 30, "[t1 #2] seen 3")]
-
-
 # --- the package ------------------------------------------------------------------------------------------------------
 
 
@@ -268,7 +214,17 @@ def test_importing_mesh_loads_nothing_else() -> None:
 
 
 def test_the_public_names_are_there() -> None:
-    assert sorted(mesh.__all__) == ["Context", "Mesh", "connect", "connect_sync", "errors"]
+    assert sorted(mesh.__all__) == [
+        "Context",
+        "Key",
+        "Mesh",
+        "Outcome",
+        "RateLimit",
+        "Retry",
+        "connect",
+        "connect_sync",
+        "errors",
+    ]
     assert all(getattr(mesh, name) is not None for name in mesh.__all__)
     assert set(mesh.__all__) <= set(dir(mesh))
     with pytest.raises(AttributeError, match="module 'mesh' has no attribute 'nonsense'"):
