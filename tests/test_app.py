@@ -10,13 +10,14 @@ import msgspec
 import pytest
 
 import mesh
-from mesh import Context, Mesh
+from mesh import Context, Key, Mesh, RateLimit, Retry
 from mesh.errors import InvalidPayload
 
 if TYPE_CHECKING:
     from mesh.app import Context as Ctx
 
 app = Mesh("tests")
+treated = Mesh("treated")
 
 
 @app.task(capability="code", priority=3, max_attempts=7)
@@ -201,6 +202,116 @@ def test_what_is_submitted_is_what_the_handler_is_called_with() -> None:
     for task, args, named in cases:
         sent = msgspec.msgpack.decode(msgspec.msgpack.encode(task.payload(*args, **named)))
         assert task.call(None, sent) == task(*args, **named)
+
+
+# --- how tasks are treated ------------------------------------------------------------------------------------------
+
+
+@treated.task(
+    priority="high",
+    retry=Retry(5, never=(ValueError, "Gone")),
+    timeout="10m",
+    schedule_timeout=60,
+    idempotent=False,
+    fallback="simple",
+    concurrency=Key("payload.user"),
+    rate=[RateLimit(10)],
+    version="2",
+)
+def charge(user: str, amount: int = 1) -> None: ...
+
+
+@treated.task()
+def deliver(key: str, delay: int = 0) -> None: ...
+
+
+@treated.task(capability="collect")
+def collect(**items: Any) -> None: ...
+
+
+CHARGE = {
+    "retry": Retry(5, never=(ValueError, "Gone")),
+    "run_timeout": "10m",
+    "schedule_timeout": 60,
+    "on_loss": "hold",
+    "fallback": "simple",
+    "concurrency": Key("payload.user"),
+    "rate": (RateLimit(10),),
+    "version": "2",
+}
+
+
+def test_what_is_declared_is_kept_and_is_how_its_tasks_are_treated() -> None:
+    taken: Any = Taken()
+    assert (charge.priority, charge.max_attempts, charge.version, charge.never) == (3, 5, "2", (ValueError,))
+    assert charge.treatment == CHARGE
+    assert (add.treatment, add.version, add.never) == ({}, "", ())
+
+    async def story() -> None:
+        await charge.submit(taken, "ana")
+        plain = {"task_id": None, "priority": 3, "max_attempts": 5}
+        assert taken.last == ("charge", {"user": "ana"}, plain | CHARGE)
+
+        # Otherwise for one of them; None does without.
+        once = charge.options(task_id="t1", retry=Retry(2), concurrency=None, delay="5s", priority=None)
+        await once.submit(taken, user="eva", amount=2)
+        own = {"task_id": "t1", "priority": 3, "max_attempts": 2}
+        otherwise = CHARGE | {"retry": Retry(2), "concurrency": None, "delay": "5s"}
+        assert taken.last == ("charge", {"user": "eva", "amount": 2}, own | otherwise)
+
+        await charge.options(retry=Retry(2), max_attempts=9).submit(taken, "ana")
+        assert taken.last[2]["max_attempts"] == 9
+
+    asyncio.run(story())
+
+
+def test_options_and_arguments_of_a_handler_never_clash() -> None:
+    """What is given to `submit` is an option unless the handler has such a parameter; `options` takes nothing else."""
+    taken: Any = Taken()
+    plain = {"task_id": None, "priority": 5, "max_attempts": 3}
+
+    async def story() -> None:
+        sent: Any = deliver  # Options beside arguments are beyond what a type checker can tell apart.
+        await sent.submit(taken, key="a", delay=2, run_timeout="1m", task_id="t1")
+        assert taken.last == ("deliver", {"key": "a", "delay": 2}, plain | {"task_id": "t1", "run_timeout": "1m"})
+        await deliver.options(key="k", delay=1).submit(taken, key="a", delay=2)
+        assert taken.last == ("deliver", {"key": "a", "delay": 2}, plain | {"key": "k", "delay": 1})
+        await collect.submit(taken, location="eu", rate=3)
+        assert taken.last == ("collect", {"location": "eu", "rate": 3}, plain)
+        await collect.options(location="eu").submit(taken, priority=3)
+        assert taken.last == ("collect", {"priority": 3}, plain | {"location": "eu"})
+
+    asyncio.run(story())
+    with pytest.raises(TypeError, match=r"^options\(\) got an unexpected keyword argument 'prio'$"):
+        deliver.options(prio=3)  # type: ignore[call-arg]
+
+
+def test_a_loss_may_be_said_to_matter_in_another_way() -> None:
+    other = Mesh("other")
+    held = other.task(capability="a", idempotent=False)(add.handler)
+    dead = other.task(capability="b", idempotent=False, on_loss="dlq")(add.handler)
+    assert (held.treatment, dead.treatment) == ({"on_loss": "hold"}, {"on_loss": "dlq"})
+    one = other.task(capability="c", rate=RateLimit(1), progress_timeout="5s")(add.handler)
+    assert one.treatment == {"rate": RateLimit(1), "progress_timeout": "5s"}
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"priority": "soon"}, "no priority is called 'soon'"),
+        ({"timeout": "soon"}, "timeout is seconds, or text like"),
+        ({"schedule_timeout": 0}, "schedule_timeout is longer than 0"),
+        ({"on_loss": "lost"}, "on_loss is one of rerun, dlq, hold"),
+        ({"concurrency": "gpu"}, "concurrency is a mesh.Key, not 'gpu'"),
+        ({"rate": (5,)}, "rate is a mesh.RateLimit, not (5,)"),
+        ({"version": "a\nb"}, "a version has only printable characters"),
+        ({"fallback": ""}, "a fallback is text of 1 to 200 characters"),
+    ],
+)
+def test_a_treatment_that_cannot_be_is_refused_when_declared(said: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        Mesh("other").task(**said)
+    assert str(refused.value).startswith(why)
 
 
 # --- the package ------------------------------------------------------------------------------------------------------

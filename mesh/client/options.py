@@ -31,6 +31,7 @@ KEY_WINDOW: Final = "24h"
 LABELS_MAX: Final = 64
 RATES_MAX: Final = 16
 _PLAIN: Final = Options()
+_USUAL_RETRY: Final = Retry().option()
 
 
 class Treated(NamedTuple):
@@ -161,7 +162,8 @@ def _fields(capability: str, payload: Any, given: Mapping[str, Any]) -> dict[str
 def _retry(_name: str, retry: object) -> Any:
     if not isinstance(retry, Retry):
         raise InvalidPayload(f"retry is a mesh.Retry, not {brief(retry)}")
-    return retry.option()
+    option = retry.option()
+    return None if option == _USUAL_RETRY else option
 
 
 def _on_loss(name: str, policy: object) -> int:
