@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mesh import Key, Retry
-from mesh.client import MeshClient
+from mesh.client import UNCHANGED, MeshClient
 from mesh.documents import (
     Agents,
     Crons,
@@ -74,6 +74,7 @@ def test_orders_about_one_thing_leave_as_they_are_meant() -> None:
             Order(0, Action.RETRY, "t1", value=encode({"n": 2})),
             Order(0, Action.RETRY, "t1", value=encode(None)),
         ]
+        assert repr(UNCHANGED) == "UNCHANGED"
 
     _story(tell)
 
