@@ -1,7 +1,8 @@
 """A mesh of equal nodes that runs tasks and loses none of them.
 
-`Mesh` and `Context` are what handlers are written with, `connect` and `connect_sync` what work is submitted with, and
-`mesh.errors` is what may go wrong. Names are loaded when first used, so that `import mesh` costs nothing.
+`Mesh` and `Context` are what handlers are written with, `Retry`, `Key` and `RateLimit` say how their tasks are treated;
+`connect` and `connect_sync` are what work is submitted with, an `Outcome` is what became of it, and `mesh.errors` is
+what may go wrong. Names are loaded when first used, so that `import mesh` costs nothing.
 """
 
 from importlib import import_module
@@ -9,12 +10,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mesh import errors
-    from mesh.app import Context, Mesh
-    from mesh.client import connect, connect_sync
+    from mesh.app import Mesh
+    from mesh.client import Outcome, connect, connect_sync
+    from mesh.context import Context
+    from mesh.treatment import Key, RateLimit, Retry
 
-__all__ = ["Context", "Mesh", "connect", "connect_sync", "errors"]
+__all__ = ["Context", "Key", "Mesh", "Outcome", "RateLimit", "Retry", "connect", "connect_sync", "errors"]
 
-_HOME = {"Context": "mesh.app", "Mesh": "mesh.app", "connect": "mesh.client", "connect_sync": "mesh.client"}
+_HOME = {
+    "Context": "mesh.context",
+    "Key": "mesh.treatment",
+    "Mesh": "mesh.app",
+    "Outcome": "mesh.client",
+    "RateLimit": "mesh.treatment",
+    "Retry": "mesh.treatment",
+    "connect": "mesh.client",
+    "connect_sync": "mesh.client",
+}
 """Public name -> the module it lives in."""
 
 

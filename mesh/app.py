@@ -11,16 +11,32 @@ plain function on a thread there, and a handler declared with `executor="process
 """
 
 import inspect
-import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import update_wrapper
 from types import MappingProxyType
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, cast, overload
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, Unpack, cast, overload
 
-import msgspec
+from mesh.context import Context, Done, Reach, encode_value
+from mesh.errors import InvalidPayload
+from mesh.treatment import (
+    ATTEMPTS_DEFAULT,
+    ON_LOSS,
+    OPTION_NAMES,
+    PRIORITY_DEFAULT,
+    PRIORITY_MAX,
+    Duration,
+    Key,
+    RateLimit,
+    Retry,
+    SubmitOptions,
+    check_name,
+    check_options,
+    chosen,
+    limit_ms,
+    priority_number,
+)
 
-from mesh.config import PAYLOAD_BYTES_MAX
-from mesh.errors import InvalidPayload, TaskCancelled
+__all__ = ["Context", "Done", "Executor", "Mesh", "Reach", "RunsOn", "TaskFunction", "encode_value"]
 
 Executor: TypeAlias = Literal["auto", "thread", "process"]
 """Where a handler is asked to run. `auto`: coroutines on the loop, plain functions on a thread."""
@@ -28,161 +44,14 @@ Executor: TypeAlias = Literal["auto", "thread", "process"]
 RunsOn: TypeAlias = Literal["loop", "thread", "process"]
 """Where it does run."""
 
-PRIORITY_DEFAULT = 5
-PRIORITY_MAX = 255
-MAX_ATTEMPTS_DEFAULT = 3
+ALWAYS_OPTIONS = ("task_id", "priority", "max_attempts")
+"""What `TaskFunction.submit` never takes for an argument of the handler."""
 
 _Called = ParamSpec("_Called")
 _Sent = ParamSpec("_Sent")
 _Returned = TypeVar("_Returned")
 _Result = TypeVar("_Result")
 _Result_co = TypeVar("_Result_co", covariant=True)
-
-
-# --- what a handler is given ------------------------------------------------------------------------------------------
-
-
-class Reach(Protocol):
-    """What a Context needs of the process it runs in. The agent process gives every attempt one."""
-
-    def keep(self, state: bytes) -> Awaitable[None]:
-        """Have a checkpoint kept. Blocks when called off the event loop, and what it returns then is already done."""
-
-    def keep_blocking(self, state: bytes) -> None:
-        """The same, always blocking. Raises RuntimeError on the event loop."""
-
-    def submit(self, capability: str, payload: object, options: dict[str, Any]) -> Any:
-        """Submit a task. On the event loop: awaitable, gives a handle. Elsewhere: blocks, gives a blocking handle."""
-
-
-class Done:
-    """An awaitable with nothing left to wait for."""
-
-    def __await__(self) -> Any:
-        return iter(())
-
-
-class Context:
-    """What one attempt knows and may do. A handler that names it (annotation `Context`, or parameter `ctx`) gets one.
-
-    Made by hand, `Context("t1")` serves to call a handler directly: checkpoints then stay in it.
-
-    Attributes:
-        task_id: the task.
-        attempt: which try this is, from 1.
-        token: the fencing token: of two attempts of one task the later has the greater. Hand it to whatever outside the
-            mesh must refuse the words of an attempt that was given up.
-        node: id of the node it runs on.
-        cancelled: True once this attempt no longer holds the task. Coroutines are cancelled besides; a plain function
-            must look.
-        deadline: when the attempt will be stopped; None, there is no such limit yet.
-    """
-
-    __slots__ = ("_checkpoint", "_reach", "attempt", "cancelled", "deadline", "node", "task_id", "token")
-
-    def __init__(
-        self,
-        task_id: str,
-        *,
-        attempt: int = 1,
-        token: int = 0,
-        node: str = "",
-        checkpoint: bytes = b"",
-        reach: Reach | None = None,
-    ) -> None:
-        self.task_id = task_id
-        self.attempt = attempt
-        self.token = token
-        self.node = node
-        self.cancelled = False
-        self.deadline: float | None = None
-        self._checkpoint = checkpoint
-        self._reach = reach
-
-    @property
-    def checkpoint_state(self) -> Any:
-        """The last state kept, by an earlier attempt or by this one; None if there is none. A fresh copy each time."""
-        return msgspec.msgpack.decode(self._checkpoint) if self._checkpoint else None
-
-    def checkpoint(self, state: Any) -> Awaitable[None]:
-        """Have `state` kept by a quorum; the next attempt, wherever it runs, finds it in `checkpoint_state`.
-
-        In a coroutine: `await ctx.checkpoint(state)` returns once it is kept. In a plain function (thread or process)
-        the call itself blocks until then, and what it returns may be awaited or dropped.
-
-        Raises InvalidPayload (not serialisable, or over 1 MiB), Refused (this attempt no longer holds the task),
-        TaskCancelled (the wait was cut short because the attempt was stopped; plain functions only).
-        """
-        data = encode_value(state, "checkpoint")
-        if self._reach is None:
-            self._checkpoint = data
-            return Done()
-        return self._reach.keep(data)
-
-    def checkpoint_sync(self, state: Any) -> None:
-        """The blocking twin of `checkpoint`, for plain functions. Raises RuntimeError where it would block the loop."""
-        data = encode_value(state, "checkpoint")
-        if self._reach is None:
-            self._checkpoint = data
-        else:
-            self._reach.keep_blocking(data)
-
-    def raise_if_cancelled(self) -> None:
-        """Raise TaskCancelled once this attempt no longer holds the task."""
-        if self.cancelled:
-            raise TaskCancelled(f"attempt {self.attempt} of {self.task_id} was stopped")
-
-    def submit(
-        self,
-        capability: str,
-        payload: object = None,
-        *,
-        task_id: str | None = None,
-        priority: int | str | None = None,
-        max_attempts: int | None = None,
-    ) -> Any:
-        """Submit a child task to the mesh this attempt runs in.
-
-        In a coroutine: `handle = await ctx.submit(...)`. In a plain function it blocks and returns a blocking handle.
-        A later attempt submits again: give a `task_id` made from `ctx.task_id` where that must not double the work.
-        Raises what `submit` of the client raises; RuntimeError in a Context made by hand.
-        """
-        if self._reach is None:
-            raise RuntimeError("this Context belongs to no mesh: there is nowhere to submit to")
-        given = {"task_id": task_id, "priority": priority, "max_attempts": max_attempts}
-        return self._reach.submit(capability, payload, {name: at for name, at in given.items() if at is not None})
-
-    @property
-    def log(self) -> "logging.LoggerAdapter[logging.Logger]":
-        """A logger whose lines begin with the task and the attempt. They go to the node's agent log."""
-        return _TaskLog(logging.getLogger("mesh.task"), {"task_id": self.task_id, "attempt": self.attempt})
-
-    def kept(self, state: bytes) -> None:
-        """For the process that runs the attempt: a quorum now holds this checkpoint."""
-        self._checkpoint = state
-
-
-class _TaskLog(logging.LoggerAdapter[logging.Logger]):
-    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
-        told = self.extra or {}
-        return f"[{told.get('task_id')} #{told.get('attempt')}] {msg}", kwargs
-
-
-_encode = msgspec.msgpack.Encoder().encode
-
-
-def encode_value(value: Any, what: str) -> bytes:
-    """A user's value as MessagePack.
-
-    Raises InvalidPayload, in one line that names `what`, for a value that is not plain or is over PAYLOAD_BYTES_MAX.
-    """
-    try:
-        data = _encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
-        raise InvalidPayload(f"{what} cannot be sent as MessagePack: {error}") from None
-    if len(data) > PAYLOAD_BYTES_MAX:
-        raise InvalidPayload(f"{what} is {len(data)} bytes; at most {PAYLOAD_BYTES_MAX} travel")
-    return data
 
 
 # --- what a handler becomes -------------------------------------------------------------------------------------------
@@ -211,14 +80,15 @@ class Submits(Protocol):
         *,
         task_id: str | None = ...,
         priority: int | str = ...,
-        max_attempts: int = ...,
+        max_attempts: int | None = ...,
+        **treatment: Any,
     ) -> Any: ...
 
 
 class _Shape:
     """What a handler's signature says about how to call it."""
 
-    __slots__ = ("bare", "context", "leads", "named", "signature")
+    __slots__ = ("bare", "context", "leads", "named", "options", "signature")
 
     def __init__(self, handler: Callable[..., Any]) -> None:
         signature = _signature(handler)
@@ -238,6 +108,10 @@ class _Shape:
         """Can be called with nothing besides a Context."""
         self.named = not any(parameter.kind in unnamed for parameter in rest)
         """Every parameter can be given by name."""
+        takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in rest)
+        own = OPTION_NAMES if takes_any else signature.parameters
+        self.options = frozenset(ALWAYS_OPTIONS) | (OPTION_NAMES - frozenset(own))
+        """Options of a submit that cannot be meant for the handler."""
 
 
 def _signature(handler: Callable[..., Any]) -> inspect.Signature:
@@ -272,6 +146,9 @@ class TaskFunction(Generic[_Called, _Sent, _Returned, _Result]):
         executor: as declared.
         runs_on: as resolved.
         handler: the function itself.
+        treatment: further options of tasks submitted through it, by the name that `submit` of the client has for them.
+        never: errors of these types are final.
+        version: of the handler; empty if it has none.
     """
 
     __name__: str
@@ -284,12 +161,17 @@ class TaskFunction(Generic[_Called, _Sent, _Returned, _Result]):
         priority: int,
         max_attempts: int,
         executor: Executor,
+        treatment: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.handler = handler
         self.capability = capability
         self.priority = priority
         self.max_attempts = max_attempts
         self.executor: Executor = executor
+        self.treatment = treatment
+        retry: Retry | None = treatment.get("retry")
+        self.never: tuple[type[BaseException], ...] = () if retry is None else retry.types
+        self.version: str = treatment.get("version", "")
         self.is_coroutine = _is_coroutine(handler)
         self.runs_on: RunsOn = (
             "process" if executor == "process" else "loop" if self.is_coroutine and executor == "auto" else "thread"
@@ -369,19 +251,54 @@ class TaskFunction(Generic[_Called, _Sent, _Returned, _Result]):
         `handle = await write_sort.submit(mesh, prompt="write sort", task_id="t1")`. With `connect_sync` nothing is to
         be awaited: the handle itself comes back. The arguments are checked by type as long as no option (`task_id`,
         `priority`, `max_attempts`) is given. A handler with a parameter of such a name must be sent it by position.
+        The client's further options may be given too, unless the handler has such a parameter, or takes any; `options`
+        keeps them apart from arguments, and the arguments checked.
 
         Raises InvalidPayload for arguments that do not fit, and what `submit` of the client raises.
         """
-        task_id = kwargs.pop("task_id", None)
-        priority = kwargs.pop("priority", None)
-        max_attempts = kwargs.pop("max_attempts", None)
+        options = self._shape.options
+        given = {name: kwargs.pop(name) for name in [name for name in kwargs if name in options]}
+        return self._submit(mesh, self.payload(*args, **kwargs), given)
+
+    def options(self, **options: Unpack[SubmitOptions]) -> "Submission[_Sent, _Result]":
+        """Options for one submit, in place of the declared ones, and apart from the handler's arguments.
+
+        `handle = await write_sort.options(priority="high", delay="5s").submit(mesh, "write sort")`. None, for an option
+        that was declared, does without it. They are those of MeshClient.submit. Raises TypeError for another.
+        """
+        check_options(options, OPTION_NAMES, "options()")
+        return Submission(self, options)
+
+    def _submit(self, mesh: Submits, payload: Any, given: Mapping[str, Any]) -> Any:
+        task_id, priority, max_attempts = (given.get(name) for name in ALWAYS_OPTIONS)
+        treatment = dict(self.treatment)
+        if given:
+            treatment |= {name: value for name, value in given.items() if name not in ALWAYS_OPTIONS}
+            if max_attempts is None and given.get("retry") is not None:
+                max_attempts = given["retry"].max_attempts
         return mesh.submit(
             self.capability,
-            self.payload(*args, **kwargs),
+            payload,
             task_id=task_id,
             priority=self.priority if priority is None else priority,
             max_attempts=self.max_attempts if max_attempts is None else max_attempts,
+            **treatment,
         )
+
+
+class Submission(Generic[_Sent, _Result]):
+    """A handler with options for its next tasks; what `TaskFunction.options` gives. May be kept and used again."""
+
+    __slots__ = ("_given", "_task")
+
+    def __init__(self, task: TaskFunction[..., _Sent, Any, _Result], given: Mapping[str, Any]) -> None:
+        self._task = task
+        self._given = given
+
+    def submit(self, mesh: Submits, /, *args: _Sent.args, **kwargs: _Sent.kwargs) -> Awaitable[Submitted[_Result]]:
+        """As TaskFunction.submit; all keywords are the handler's."""
+        task = self._task
+        return cast("Awaitable[Submitted[_Result]]", task._submit(mesh, task.payload(*args, **kwargs), self._given))
 
 
 class _Decorator(Protocol):
@@ -426,25 +343,50 @@ class Mesh:
         self,
         *,
         capability: str | None = None,
-        priority: int = PRIORITY_DEFAULT,
-        max_attempts: int = MAX_ATTEMPTS_DEFAULT,
+        priority: int | str = PRIORITY_DEFAULT,
+        max_attempts: int = ATTEMPTS_DEFAULT,
         executor: Executor = "auto",
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        schedule_timeout: Duration | None = None,
+        progress_timeout: Duration | None = None,
+        idempotent: bool = True,
+        on_loss: str | None = None,
+        fallback: str | None = None,
+        concurrency: Key | None = None,
+        rate: RateLimit | Iterable[RateLimit] | None = None,
+        version: str = "",
     ) -> _Decorator:
-        """Declare a handler.
+        """Declare a handler. But for `capability`, `executor` and `version`, all is said of tasks submitted through the
+        decorated object, and may be said otherwise for each of them.
 
         Args:
             capability: what tasks ask for; the function's name if not given.
-            priority: of tasks submitted through the decorated object, from 0 (first) to 255.
-            max_attempts: likewise, 1 and up.
+            priority: from 0 (first) to 255, or urgent, critical, high, normal, low.
+            max_attempts: 1 and up.
             executor: `auto`, `thread` (plain functions only) or `process` (CPU-bound work, or work that must be
                 stoppable: only a process can be killed).
+            retry: pauses between attempts, errors that are final, and max_attempts, whatever else that is said to be.
+            timeout: from the grant to the outcome of one attempt ("10m", or seconds): the `run_timeout` of a submit.
+            schedule_timeout, progress_timeout, fallback, concurrency, rate: see mesh.treatment.Treatment.
+            idempotent: False: that it ran twice would do harm, so a task whose node was lost is held (`on_loss`).
+            on_loss: `rerun`, `dlq` or `hold`.
+            version: of the handler. Its node says it has this one, and tasks submitted through it run on no other.
 
         Raises ValueError or TypeError, at import, for what cannot work.
         """
-        if not 0 <= priority <= PRIORITY_MAX or max_attempts < 1:
-            raise ValueError(
-                f"need priority from 0 to {PRIORITY_MAX} and max_attempts >= 1, not {priority} and {max_attempts}"
-            )
+        number, attempts = _ranks(priority, max_attempts if retry is None else retry.max_attempts)
+        treatment = _treatment(
+            retry=retry,
+            run_timeout=timeout,
+            schedule_timeout=schedule_timeout,
+            progress_timeout=progress_timeout,
+            on_loss="hold" if on_loss is None and not idempotent else on_loss,
+            fallback=fallback,
+            concurrency=concurrency,
+            rate=rate if rate is None or isinstance(rate, RateLimit) else tuple(rate),
+            version=version or None,
+        )
         if executor not in ("auto", "thread", "process"):
             raise ValueError(f"executor must be 'auto', 'thread' or 'process', not {executor!r}")
 
@@ -456,7 +398,12 @@ class Mesh:
             if name in self._tasks:
                 raise ValueError(f"{self!r} already has a handler for {name!r}: {_name(self._tasks[name].handler)}")
             task: TaskFunction[..., ..., Any, Any] = TaskFunction(
-                handler, capability=name, priority=priority, max_attempts=max_attempts, executor=executor
+                handler,
+                capability=name,
+                priority=number,
+                max_attempts=attempts,
+                executor=executor,
+                treatment=MappingProxyType(treatment),
             )
             self._tasks[name] = task
             return task
@@ -469,3 +416,38 @@ def _check(handler: Callable[..., Any], executor: Executor) -> None:
         raise TypeError(f"{_name(handler)} is a generator; a handler returns one value")
     if executor == "thread" and _is_coroutine(handler):
         raise ValueError(f"{_name(handler)} is a coroutine: it runs on the loop, or with executor='process'")
+
+
+def _ranks(priority: int | str, max_attempts: int) -> tuple[int, int]:
+    try:
+        number = priority_number(priority)
+    except InvalidPayload as error:
+        if isinstance(priority, str):
+            raise ValueError(str(error)) from None
+        number = -1
+    if number < 0 or max_attempts < 1:
+        raise ValueError(
+            f"need priority from 0 to {PRIORITY_MAX} and max_attempts >= 1, not {priority} and {max_attempts}"
+        )
+    return number, max_attempts
+
+
+def _treatment(**said: Any) -> dict[str, Any]:
+    """What was said, checked as far as it can be without a payload. Raises ValueError."""
+    treatment = {name: value for name, value in said.items() if value is not None}
+    kinds = {"retry": Retry, "concurrency": Key, "rate": RateLimit}
+    try:
+        for name, value in treatment.items():
+            if name.endswith("_timeout"):
+                limit_ms("timeout" if name == "run_timeout" else name, value)
+            elif name == "on_loss":
+                chosen(name, value, ON_LOSS)
+            elif name in kinds:
+                several = value if isinstance(value, tuple) else (value,)
+                if not all(isinstance(each, kinds[name]) for each in several):
+                    raise InvalidPayload(f"{name} is a mesh.{kinds[name].__name__}, not {value!r}")
+            else:
+                check_name(name, value)
+    except InvalidPayload as error:
+        raise ValueError(str(error)) from None
+    return treatment

@@ -2,13 +2,13 @@
 
 MeshError
     TaskFailed          the task ended as a dead letter; carries the last error
+        Unschedulable   because no node that might run it was found in time
     TaskCancelled       the task was cancelled
     TaskTimeout         waited long enough; the task goes on
     MeshUnavailable     no node reachable, or no quorum; outcome unknown unless the message says otherwise
     Backpressure        the mesh is full; try again after `retry_after` seconds
     Conflict            the id is taken by a task with another payload
-    Unschedulable       no node offers the capability
-    InvalidPayload      the payload cannot be sent: not serialisable, or too large
+    InvalidPayload      what was given cannot be sent: not serialisable, too large, or an option that cannot be
     NotFound            no such task, node or dead letter
     Refused             the mesh is healthy and said no
 
@@ -33,6 +33,8 @@ class TaskFailed(MeshError):
         attempt: number of attempts charged.
     """
 
+    _sentence = "{task_id} failed after {attempt} attempt(s): {error}"
+
     def __init__(
         self,
         task_id: TaskId,
@@ -42,12 +44,18 @@ class TaskFailed(MeshError):
         node: NodeId | None = None,
         attempt: int = 0,
     ) -> None:
-        super().__init__(f"{task_id} failed after {attempt} attempt(s): {error}")
+        super().__init__(self._sentence.format(task_id=task_id, attempt=attempt, error=error))
         self.task_id = task_id
         self.error = error
         self.remote_traceback = remote_traceback
         self.node = node
         self.attempt = attempt
+
+
+class Unschedulable(TaskFailed):
+    """A task is a dead letter because no attempt began within its `schedule_timeout`; `error` says what it lacked."""
+
+    _sentence = "{task_id} found no node to run on in time: {error}"
 
 
 class TaskCancelled(MeshError):
@@ -78,12 +86,10 @@ class Conflict(MeshError):
     """The task id belongs to a task with another capability or payload."""
 
 
-class Unschedulable(MeshError):
-    """No node offers what the task needs."""
-
-
 class InvalidPayload(MeshError):
-    """The payload cannot leave this client: not serialisable as MessagePack, or over the bound."""
+    """What was given cannot leave this client: a payload that is not serialisable or over the bound, a name, number,
+    duration or other option that cannot be, or options that exclude each other.
+    """
 
 
 class NotFound(MeshError):

@@ -10,15 +10,14 @@ import msgspec
 import pytest
 
 import mesh
-from mesh import Context, Mesh
-from mesh.app import encode_value
-from mesh.config import PAYLOAD_BYTES_MAX
-from mesh.errors import InvalidPayload, TaskCancelled
+from mesh import Context, Key, Mesh, RateLimit, Retry
+from mesh.errors import InvalidPayload
 
 if TYPE_CHECKING:
     from mesh.app import Context as Ctx
 
 app = Mesh("tests")
+treated = Mesh("treated")
 
 
 @app.task(capability="code", priority=3, max_attempts=7)
@@ -205,56 +204,114 @@ def test_what_is_submitted_is_what_the_handler_is_called_with() -> None:
         assert task.call(None, sent) == task(*args, **named)
 
 
-def test_values_that_cannot_travel_are_named() -> None:
-    assert encode_value({"a": [1, None, "ü", 2.5, True]}, "result") == msgspec.msgpack.encode(
-        {"a": [1, None, "ü", 2.5, True]}
-    )
-    endless: list[Any] = []
-    endless.append(endless)
-    for value in (object(), 1 << 64, "\ud800", endless, {"a": {1: object()}}):
-        with pytest.raises(InvalidPayload, match=r"^result cannot be sent as MessagePack: "):
-            encode_value(value, "result")
-    assert len(encode_value("x" * (PAYLOAD_BYTES_MAX - 5), "result")) == PAYLOAD_BYTES_MAX
-    with pytest.raises(InvalidPayload, match=r"^checkpoint is 1048577 bytes; at most 1048576 travel$"):
-        encode_value("x" * (PAYLOAD_BYTES_MAX - 4), "checkpoint")
+# --- how tasks are treated ------------------------------------------------------------------------------------------
 
 
-# --- contexts made by hand --------------------------------------------------------------------------------------------
+@treated.task(
+    priority="high",
+    retry=Retry(5, never=(ValueError, "Gone")),
+    timeout="10m",
+    schedule_timeout=60,
+    idempotent=False,
+    fallback="simple",
+    concurrency=Key("payload.user"),
+    rate=[RateLimit(10)],
+    version="2",
+)
+def charge(user: str, amount: int = 1) -> None: ...
 
 
-def test_a_context_made_by_hand_keeps_its_checkpoints() -> None:
-    ctx = Context("t1")
-    assert (ctx.attempt, ctx.token, ctx.node, ctx.deadline, ctx.cancelled) == (1, 0, "", None, False)
-    assert Context("t2").checkpoint_state is None
+@treated.task()
+def deliver(key: str, delay: int = 0) -> None: ...
+
+
+@treated.task(capability="collect")
+def collect(**items: Any) -> None: ...
+
+
+CHARGE = {
+    "retry": Retry(5, never=(ValueError, "Gone")),
+    "run_timeout": "10m",
+    "schedule_timeout": 60,
+    "on_loss": "hold",
+    "fallback": "simple",
+    "concurrency": Key("payload.user"),
+    "rate": (RateLimit(10),),
+    "version": "2",
+}
+
+
+def test_what_is_declared_is_kept_and_is_how_its_tasks_are_treated() -> None:
+    taken: Any = Taken()
+    assert (charge.priority, charge.max_attempts, charge.version, charge.never) == (3, 5, "2", (ValueError,))
+    assert charge.treatment == CHARGE
+    assert (add.treatment, add.version, add.never) == ({}, "", ())
 
     async def story() -> None:
-        await ctx.checkpoint({"i": 1})
+        await charge.submit(taken, "ana")
+        plain = {"task_id": None, "priority": 3, "max_attempts": 5}
+        assert taken.last == ("charge", {"user": "ana"}, plain | CHARGE)
+
+        # Otherwise for one of them; None does without.
+        once = charge.options(task_id="t1", retry=Retry(2), concurrency=None, delay="5s", priority=None)
+        await once.submit(taken, user="eva", amount=2)
+        own = {"task_id": "t1", "priority": 3, "max_attempts": 2}
+        otherwise = CHARGE | {"retry": Retry(2), "concurrency": None, "delay": "5s"}
+        assert taken.last == ("charge", {"user": "eva", "amount": 2}, own | otherwise)
+
+        await charge.options(retry=Retry(2), max_attempts=9).submit(taken, "ana")
+        assert taken.last[2]["max_attempts"] == 9
 
     asyncio.run(story())
-    assert ctx.checkpoint_state == {"i": 1}
-    ctx.checkpoint_state["i"] = 2
-    assert ctx.checkpoint_state == {"i": 1}  # Fresh each time.
-    ctx.checkpoint_sync([2])
-    assert ctx.checkpoint_state == [2]
-    ctx.checkpoint(0)
-    assert ctx.checkpoint_state == 0
-    with pytest.raises(InvalidPayload, match=r"^checkpoint cannot be sent"):
-        ctx.checkpoint(object())
-    with pytest.raises(RuntimeError, match="belongs to no mesh"):
-        ctx.submit("code")
 
 
-def test_a_context_says_when_it_is_over() -> None:
-    ctx = Context("t1", attempt=2)
-    ctx.raise_if_cancelled()
-    ctx.cancelled = True
-    with pytest.raises(TaskCancelled, match=r"^attempt 2 of t1 was stopped$"):
-        ctx.raise_if_cancelled()
+def test_options_and_arguments_of_a_handler_never_clash() -> None:
+    """What is given to `submit` is an option unless the handler has such a parameter; `options` takes nothing else."""
+    taken: Any = Taken()
+    plain = {"task_id": None, "priority": 5, "max_attempts": 3}
+
+    async def story() -> None:
+        sent: Any = deliver  # Options beside arguments are beyond what a type checker can tell apart.
+        await sent.submit(taken, key="a", delay=2, run_timeout="1m", task_id="t1")
+        assert taken.last == ("deliver", {"key": "a", "delay": 2}, plain | {"task_id": "t1", "run_timeout": "1m"})
+        await deliver.options(key="k", delay=1).submit(taken, key="a", delay=2)
+        assert taken.last == ("deliver", {"key": "a", "delay": 2}, plain | {"key": "k", "delay": 1})
+        await collect.submit(taken, location="eu", rate=3)
+        assert taken.last == ("collect", {"location": "eu", "rate": 3}, plain)
+        await collect.options(location="eu").submit(taken, priority=3)
+        assert taken.last == ("collect", {"priority": 3}, plain | {"location": "eu"})
+
+    asyncio.run(story())
+    with pytest.raises(TypeError, match=r"^options\(\) got an unexpected keyword argument 'prio'$"):
+        deliver.options(prio=3)  # type: ignore[call-arg]
 
 
-def test_what_a_handler_logs_names_its_task(caplog: pytest.LogCaptureFixture) -> None:
-    Context("t1", attempt=2).log.warning("seen %d", 3)
-    assert caplog.record_tuples == [("mesh.task", 30, "[t1 #2] seen 3")]
+def test_a_loss_may_be_said_to_matter_in_another_way() -> None:
+    other = Mesh("other")
+    held = other.task(capability="a", idempotent=False)(add.handler)
+    dead = other.task(capability="b", idempotent=False, on_loss="dlq")(add.handler)
+    assert (held.treatment, dead.treatment) == ({"on_loss": "hold"}, {"on_loss": "dlq"})
+    one = other.task(capability="c", rate=RateLimit(1), progress_timeout="5s")(add.handler)
+    assert one.treatment == {"rate": RateLimit(1), "progress_timeout": "5s"}
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"priority": "soon"}, "no priority is called 'soon'"),
+        ({"timeout": "soon"}, "timeout is seconds, or text like"),
+        ({"schedule_timeout": 0}, "schedule_timeout is longer than 0"),
+        ({"on_loss": "lost"}, "on_loss is one of rerun, dlq, hold"),
+        ({"concurrency": "gpu"}, "concurrency is a mesh.Key, not 'gpu'"),
+        ({"rate": (5,)}, "rate is a mesh.RateLimit, not (5,)"),
+        ({"version": "a\nb"}, "a version has only printable characters"),
+        ({"fallback": ""}, "a fallback is text of 1 to 200 characters"),
+    ],
+)
+def test_a_treatment_that_cannot_be_is_refused_when_declared(said: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        Mesh("other").task(**said)
+    assert str(refused.value).startswith(why)
 
 
 # --- the package ------------------------------------------------------------------------------------------------------
@@ -268,7 +325,17 @@ def test_importing_mesh_loads_nothing_else() -> None:
 
 
 def test_the_public_names_are_there() -> None:
-    assert sorted(mesh.__all__) == ["Context", "Mesh", "connect", "connect_sync", "errors"]
+    assert sorted(mesh.__all__) == [
+        "Context",
+        "Key",
+        "Mesh",
+        "Outcome",
+        "RateLimit",
+        "Retry",
+        "connect",
+        "connect_sync",
+        "errors",
+    ]
     assert all(getattr(mesh, name) is not None for name in mesh.__all__)
     assert set(mesh.__all__) <= set(dir(mesh))
     with pytest.raises(AttributeError, match="module 'mesh' has no attribute 'nonsense'"):

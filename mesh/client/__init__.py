@@ -13,12 +13,22 @@ from typing import Any
 from mesh.client.blocking import BlockingHandle, BlockingMesh
 from mesh.client.connection import MeshClient
 from mesh.client.courier import Courier
-from mesh.client.handle import Handle
+from mesh.client.handle import Handle, Outcome
 from mesh.client.links import Dial, Link, LinkEvents
+from mesh.client.orders import UNCHANGED
 from mesh.transport import ClientLink, Identity, TransportRefused
 from mesh.transport.address import parse
 
-__all__ = ["BlockingHandle", "BlockingMesh", "Handle", "MeshClient", "connect", "connect_sync"]
+__all__ = [
+    "UNCHANGED",
+    "BlockingHandle",
+    "BlockingMesh",
+    "Handle",
+    "MeshClient",
+    "Outcome",
+    "connect",
+    "connect_sync",
+]
 
 CONNECT_TIMEOUT_S = 10.0
 

@@ -8,8 +8,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from typing import Any, TypeVar
 
 from mesh.client.connection import MeshClient
-from mesh.client.handle import Handle
-from mesh.documents import DeadLetterPage, EventLine, EventPage, Explanation, RaftStatus, Status, Task, TaskPage
+from mesh.client.handle import Handle, Outcome
+from mesh.client.orders import UNCHANGED
+from mesh.documents import (
+    Agents,
+    Crons,
+    DeadLetterGroups,
+    DeadLetterPage,
+    EventLine,
+    EventPage,
+    Explanation,
+    Queues,
+    RaftStatus,
+    SettingsView,
+    Status,
+    Task,
+    TaskPage,
+    Touched,
+)
+from mesh.treatment import Moment
 
 _Result = TypeVar("_Result")
 
@@ -37,6 +54,9 @@ class BlockingHandle:
     def result(self, timeout: float | None = None) -> Any:
         return self._mesh._run(self._handle.result(timeout))
 
+    def outcome(self, timeout: float | None = None) -> Outcome:
+        return self._mesh._run(self._handle.outcome(timeout))
+
     def status(self) -> str:
         return self._mesh._run(self._handle.status())
 
@@ -48,6 +68,9 @@ class BlockingHandle:
 
     def cancel(self, reason: str = "") -> None:
         self._mesh._run(self._handle.cancel(reason))
+
+    def reprioritize(self, priority: int | str) -> None:
+        self._mesh._run(self._handle.reprioritize(priority))
 
 
 class BlockingMesh:
@@ -76,7 +99,7 @@ class BlockingMesh:
             self._stop()
 
     def submit(self, capability: str, payload: Any = None, **options: Any) -> BlockingHandle:
-        """As MeshClient.submit."""
+        """As MeshClient.submit, with all its options."""
         return BlockingHandle(self, self._run(self._client.submit(capability, payload, **options)))
 
     def map(self, capability: str, payloads: Iterable[Any], **options: Any) -> list[BlockingHandle]:
@@ -120,14 +143,69 @@ class BlockingMesh:
     def raft_status(self, *, stale: bool = True, timeout: float | None = None) -> RaftStatus:
         return self._run(self._client.raft_status(stale=stale, timeout=timeout))
 
-    def cancel(self, task_id: str, reason: str = "") -> None:
-        self._run(self._client.cancel(task_id, reason))
+    def queues(self, *, stale: bool = False, timeout: float | None = None) -> Queues:
+        return self._run(self._client.queues(stale=stale, timeout=timeout))
 
-    def retry(self, task_id: str) -> None:
-        self._run(self._client.retry(task_id))
+    def agents(self, *, stale: bool = False, timeout: float | None = None) -> Agents:
+        return self._run(self._client.agents(stale=stale, timeout=timeout))
+
+    def crons(self, *, stale: bool = False, timeout: float | None = None) -> Crons:
+        return self._run(self._client.crons(stale=stale, timeout=timeout))
+
+    def dead_letter_groups(self, *, stale: bool = False, timeout: float | None = None) -> DeadLetterGroups:
+        return self._run(self._client.dead_letter_groups(stale=stale, timeout=timeout))
+
+    def settings(self, *, stale: bool = False, timeout: float | None = None) -> SettingsView:
+        return self._run(self._client.settings(stale=stale, timeout=timeout))
+
+    def cancel(self, task_id: str, reason: str = "", *, dependents: str = "leave") -> None:
+        self._run(self._client.cancel(task_id, reason, dependents=dependents))
+
+    def cancel_many(self, **selection: Any) -> Touched:
+        """As MeshClient.cancel_many."""
+        return self._run(self._client.cancel_many(**selection))
+
+    def clear(self, priority: int | str, reason: str = "") -> Touched:
+        return self._run(self._client.clear(priority, reason))
+
+    def reprioritize(self, task_id: str, priority: int | str) -> None:
+        self._run(self._client.reprioritize(task_id, priority))
+
+    def retry(self, task_id: str, payload: Any = UNCHANGED) -> None:
+        self._run(self._client.retry(task_id, payload))
+
+    def retry_many(self, **selection: Any) -> Touched:
+        """As MeshClient.retry_many."""
+        return self._run(self._client.retry_many(**selection))
+
+    def drop_many(self, **selection: Any) -> Touched:
+        """As MeshClient.drop_many."""
+        return self._run(self._client.drop_many(**selection))
 
     def drop(self, task_id: str, reason: str = "") -> None:
         self._run(self._client.drop(task_id, reason))
+
+    def set(self, name: str, value: int) -> None:
+        self._run(self._client.set(name, value))
+
+    def strategy(self, name: str) -> None:
+        self._run(self._client.strategy(name))
+
+    def pause(self, capability: str, reason: str = "", until: Moment | float | str | None = None) -> None:
+        self._run(self._client.pause(capability, reason, until))
+
+    def resume(self, capability: str) -> None:
+        self._run(self._client.resume(capability))
+
+    def close_breaker(self, node_id: str, capability: str) -> None:
+        self._run(self._client.close_breaker(node_id, capability))
+
+    def set_cron(self, name: str, expression: str, capability: str, payload: Any = None, **options: Any) -> None:
+        """As MeshClient.set_cron."""
+        self._run(self._client.set_cron(name, expression, capability, payload, **options))
+
+    def drop_cron(self, name: str) -> None:
+        self._run(self._client.drop_cron(name))
 
     def transfer(self, node_id: str) -> None:
         self._run(self._client.transfer(node_id))

@@ -14,8 +14,9 @@ from mesh.client.links import Dial, Links
 from mesh.client.requests import Requests
 from mesh.client.submits import NEVER_MS, Submits
 from mesh.client.waits import Waits
-from mesh.documents import Status, Task
+from mesh.documents import Status, Task, Touched
 from mesh.errors import Backpressure, InvalidPayload, MeshUnavailable, Refused
+from mesh.ids import TaskId
 from mesh.messages import (
     Accepted,
     Action,
@@ -29,6 +30,7 @@ from mesh.messages import (
     TaskSpec,
     TasksRefused,
 )
+from mesh.options import Dependents, Selection
 from mesh.wire.codec import Rubbish, decode_reply, encode
 
 ASK_TIMEOUT_S: Final = 30.0
@@ -176,21 +178,30 @@ class Courier:
         number = self._requests.next_number()
         ask = Ask(number, question, stale, task_id, after, limit, states, capability)
         body = await self._request(number, _encoded(ask), timeout_s)
-        try:
-            return msgspec.msgpack.decode(body, type=kind)
-        except msgspec.MsgspecError as error:
-            raise MeshUnavailable(f"the node answered with another version's document: {error}") from None
+        return _document(kind, body)
 
     async def order(
         self, action: Action, target: str, reason: str = "", value: bytes = b"", timeout_s: float | None = None
-    ) -> None:
-        """Returns once it is done. Raises MeshUnavailable, or what the refusal stands for."""
+    ) -> bytes:
+        """Returns the body of the answer, once it is done. Raises MeshUnavailable, or what the refusal stands for."""
         number = self._requests.next_number()
-        await self._request(number, _encoded(Order(number, action, target, reason, value)), timeout_s)
+        return await self._request(number, _encoded(Order(number, action, target, reason, value)), timeout_s)
 
-    async def cancel(self, task_id: str, reason: str, timeout_s: float | None = None) -> None:
+    async def order_many(
+        self, action: Action, target: str, reason: str = "", value: bytes = b"", timeout_s: float | None = None
+    ) -> Touched:
+        """An order that means many tasks: returns which, once it is done. Raises likewise."""
+        return _document(Touched, await self.order(action, target, reason, value, timeout_s))
+
+    async def cancel(
+        self, task_id: str, reason: str, timeout_s: float | None = None, dependents: int = Dependents.LEAVE
+    ) -> None:
         """Cancel a task, or find out that it has ended otherwise: that raises Refused. Raises NotFound."""
-        await self.order(Action.CANCEL, task_id, reason, timeout_s=timeout_s)
+        if dependents == Dependents.LEAVE:
+            await self.order(Action.CANCEL, task_id, reason, timeout_s=timeout_s)
+        else:
+            selection = Selection(task_ids=(TaskId(task_id),), dependents=dependents)
+            await self.order_many(Action.CANCEL_MANY, "", reason, encode(selection), timeout_s)
         # To the mesh, cancelling what has ended is a wish already granted; to whoever cancels it is not the same.
         state = (await self.ask(Task, Question.TASK, task_id=task_id, timeout_s=timeout_s)).state
         if state != "cancelled":
@@ -321,3 +332,10 @@ def _encoded(request: Ask | Order) -> bytes:
         return encode(request)
     except UnicodeEncodeError:
         raise InvalidPayload("what was asked has text that is not valid Unicode (a lone surrogate)") from None
+
+
+def _document(kind: type[_Document], body: bytes) -> _Document:
+    try:
+        return msgspec.msgpack.decode(body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise MeshUnavailable(f"the node answered with another version's document: {error}") from None

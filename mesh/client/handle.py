@@ -7,18 +7,42 @@ from asyncio import Future
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from mesh.documents import Explanation, Task
-from mesh.errors import NotFound, TaskCancelled, TaskFailed
+from mesh.errors import MeshError, NotFound, TaskCancelled, TaskFailed, Unschedulable
 from mesh.ids import TaskId
-from mesh.ledger.task import CANCELLED, COMPLETED
-from mesh.messages import Question, TaskEnd
-from mesh.wire.codec import decode_value
+from mesh.ledger.task import CANCELLED, COMPLETED, STATE_NAMES
+from mesh.messages import Action, Question, TaskEnd
+from mesh.treatment import priority_number
+from mesh.wire.codec import decode_value, encode
 
 if TYPE_CHECKING:
     from mesh.client.courier import Courier
 
 UNKNOWN = -1
 """State in a TaskEnd that says: there is no such task."""
+
+
+UNSCHEDULABLE = "unschedulable"
+"""How the error of a task begins that found no node in time."""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of a task, as `Handle.outcome` says it.
+
+    Attributes:
+        ok: it completed.
+        value: what the handler returned; None unless `ok`.
+        error: what `result` would have raised; None if `ok`.
+        state: completed, failed, cancelled or dead; empty if that is not known (its end did not come in time, there is
+            no such task, or nobody to ask): then `error` says which.
+    """
+
+    ok: bool
+    value: Any = None
+    error: MeshError | None = None
+    state: str = ""
 
 
 class Handle:
@@ -54,6 +78,7 @@ class Handle:
 
         Raises:
             TaskFailed: the task is a dead letter, or was one and has been dropped.
+            Unschedulable: a TaskFailed: because no attempt began within its `schedule_timeout`.
             TaskCancelled: it was cancelled.
             TaskTimeout: it goes on.
             NotFound: the mesh knows no such task (any more).
@@ -71,6 +96,14 @@ class Handle:
             return decode_value(end.result)
         raise _failure(end)
 
+    async def outcome(self, timeout: float | None = None) -> Outcome:
+        """What became of it, without an exception. Waits as `result` does, `timeout` seconds at most."""
+        try:
+            return Outcome(True, await self.result(timeout), state=STATE_NAMES[COMPLETED])
+        except MeshError as error:
+            state = UNKNOWN if self.end is None else self.end.state
+            return Outcome(False, error=error, state="" if state == UNKNOWN else STATE_NAMES[state])
+
     async def status(self) -> str:
         """The state of the task: pending, scheduled, dispatched, running, completed, failed, cancelled or dead."""
         return (await self.task()).state
@@ -86,6 +119,10 @@ class Handle:
     async def cancel(self, reason: str = "") -> None:
         """Cancel it; once this returns, it will not complete any more. Raises Refused if it has ended already."""
         await self._courier.cancel(self.id, reason)
+
+    async def reprioritize(self, priority: int | str) -> None:
+        """Give it another priority while it waits. Raises NotFound, Refused, InvalidPayload."""
+        await self._courier.order(Action.REPRIORITIZE, self.id, value=encode(priority_number(priority)))
 
     def ended(self, end: TaskEnd) -> None:
         """The end is known: whoever waits goes on."""
@@ -105,12 +142,13 @@ class Handle:
         self.waiters = None
 
 
-def _failure(end: TaskEnd) -> Exception:
+def _failure(end: TaskEnd) -> MeshError:
     if end.state == UNKNOWN:
         return NotFound(f"there is no task {end.task_id!r}, or it ended so long ago that it is forgotten")
     if end.state == CANCELLED:
         return TaskCancelled(f"{end.task_id} was cancelled" + (f": {end.error}" if end.error else ""))
-    return TaskFailed(
+    kind = Unschedulable if end.error.startswith(UNSCHEDULABLE) else TaskFailed
+    return kind(
         end.task_id,
         end.error or "failed",
         remote_traceback=end.detail,

@@ -17,6 +17,7 @@ from mesh.client.handle import Handle
 from mesh.errors import Backpressure, Conflict, MeshUnavailable
 from mesh.ids import TaskId
 from mesh.messages import Accepted, Code, SubmitTasks, TaskRefusal, TaskSpec, TasksRefused
+from mesh.options import WhenFull
 from mesh.wire.codec import encode
 
 SPECS_MAX: Final = 512
@@ -119,6 +120,8 @@ class Submits:
             if refusal.code == Code.UNAVAILABLE:
                 most_ms = min(BACKOFF_MS_MAX, BACKOFF_MS << min(submit.refusals, 8))
                 self._postpone(submit, now_ms + self._rng.randint(BACKOFF_MS, most_ms))
+            elif refusal.code == Code.BACKPRESSURE and _rejects(submit.spec):
+                self._fail(submit, _full(submit.spec.task_id, refusal))
             elif refusal.code == Code.BACKPRESSURE:
                 self._postpone(submit, now_ms + max(BACKOFF_MS, refusal.retry_after_ms))
             else:
@@ -221,10 +224,20 @@ class Submits:
                 future.set_exception(error)
 
 
+def _rejects(spec: TaskSpec) -> bool:
+    """Whoever says `reject` would rather hear that there is no room than wait for it."""
+    options = spec.options
+    return options is not None and options.concurrency is not None and options.concurrency.when_full == WhenFull.REJECT
+
+
+def _full(task_id: TaskId, refusal: TaskRefusal) -> Backpressure:
+    return Backpressure(f"{refusal.message}; {task_id!r} was not taken", retry_after=refusal.retry_after_ms / 1_000)
+
+
 def _timeout_error(submit: Submit) -> Exception:
     task_id, refusal = submit.spec.task_id, submit.refusal
     if refusal is not None and refusal.code == Code.BACKPRESSURE:
-        return Backpressure(f"{refusal.message}; {task_id!r} was not taken", retry_after=refusal.retry_after_ms / 1_000)
+        return _full(task_id, refusal)
     if refusal is not None and submit.sends == submit.refusals:
         return MeshUnavailable(f"{refusal.message}; {task_id!r} is certainly not in the log")
     return MeshUnavailable(

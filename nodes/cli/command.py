@@ -55,11 +55,11 @@ def exit_code_of(error: BaseException) -> int:
     from mesh import errors
 
     for kinds, code in (
+        ((errors.Unschedulable,), UNPLACEABLE),  # Before TaskFailed, which it is too.
         ((errors.TaskFailed, errors.TaskCancelled), FAILED),
         ((errors.TaskTimeout,), STILL_RUNNING),
         ((errors.MeshUnavailable,), UNREACHABLE),
         ((errors.NotFound,), NOT_FOUND),
-        ((errors.Unschedulable,), UNPLACEABLE),
         ((errors.Refused, errors.Conflict, errors.Backpressure, errors.InvalidPayload), REFUSED),
         ((errors.MeshError,), USAGE),  # What is left: an address, a secret or a setting that will not do.
         ((KeyboardInterrupt,), INTERRUPTED),

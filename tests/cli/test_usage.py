@@ -9,8 +9,10 @@ from pathlib import Path
 import click
 import pytest
 
+from mesh.errors import TaskFailed, Unschedulable
+from mesh.ids import TaskId
 from nodes.cli import mesh as root
-from nodes.cli.command import MeshCommand, MeshGroup
+from nodes.cli.command import MeshCommand, MeshGroup, exit_code_of
 from nodes.cli.node import _from_file, node_settings
 from nodes.cli.printing import as_text, clean
 from nodes.local_mesh import free_base_port
@@ -251,3 +253,10 @@ def test_a_result_whose_keys_are_no_text_can_be_shown() -> None:
     """Results travel as MessagePack, which has more keys than JSON."""
     document = {"result": {1: "one", (1, 2): ["pair", {None: 0}]}}
     assert json.loads(as_text(document)) == {"result": {"1": "one", "[1,2]": ["pair", {"null": 0}]}}
+
+
+def test_a_task_that_found_no_node_has_an_exit_code_of_its_own() -> None:
+    """8, though it is a failed task too."""
+    task_id = TaskId("t1")
+    assert exit_code_of(Unschedulable(task_id, "unschedulable: no node offers 'code'")) == 8
+    assert exit_code_of(TaskFailed(task_id, "ValueError: no")) == 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mesh import connect, connect_sync
+from mesh import Outcome, connect, connect_sync
 from mesh.client import Handle, MeshClient
 from mesh.errors import (
     Conflict,
@@ -59,6 +59,11 @@ def test_a_task_from_submit_to_result_and_every_way_it_may_end(tmp_path: Path) -
         again = await mesh.submit("echo", {"n": 1}, task_id="t1")
         assert await again.result(timeout=5) == {"n": 1}
 
+        # So is the same work under an idempotency key, whoever does it.
+        keyed = [await mesh.submit("echo", {"n": 2}, key="o1", run_timeout="1m") for _ in range(2)]
+        assert [handle.id for handle in keyed] == ["echo:o1"] * 2
+        assert await keyed[1].outcome(timeout=5) == Outcome(True, {"n": 2}, None, "completed")
+
         failing = await mesh.submit("fail", {"why": "no way"}, max_attempts=1)
         with pytest.raises(TaskFailed, match="ValueError: no way") as failed:
             await failing.result(timeout=5)
@@ -94,7 +99,7 @@ def test_a_task_from_submit_to_result_and_every_way_it_may_end(tmp_path: Path) -
 
     async def _documents(mesh: MeshClient) -> None:
         status = await mesh.status()
-        assert (status.tasks.completed, status.tasks.dead, status.stale) == (2_001, 1, False)
+        assert (status.tasks.completed, status.tasks.dead, status.stale) == (2_002, 1, False)
         letters = (await mesh.dead_letters()).dead_letters
         assert [letter.error for letter in letters] == ["ValueError: no way"]
         page = await mesh.tasks(state="completed", limit=10)

@@ -12,6 +12,7 @@ from mesh.client.submits import NEVER_MS, SPECS_MAX, Submits
 from mesh.errors import Backpressure, Conflict, InvalidPayload, MeshUnavailable
 from mesh.ids import LogIndex, TaskId
 from mesh.messages import Accepted, Code, SubmitTasks, TaskRefusal, TaskSpec, TasksRefused
+from mesh.options import Concurrency, Options, WhenFull
 from mesh.wire.codec import decode_request
 
 
@@ -31,12 +32,20 @@ class Ana:
         self.sent.append([spec.task_id for spec in message.specs])
         return True
 
-    def submit(self, *names: str, now_ms: int = 0, deadline_ms: int = 30_000, payload: bytes = b"\xc0") -> None:
+    def submit(
+        self,
+        *names: str,
+        now_ms: int = 0,
+        deadline_ms: int = 30_000,
+        payload: bytes = b"\xc0",
+        options: Options | None = None,
+    ) -> None:
         for name in names:
             task_id = TaskId(name)
             future: asyncio.Future[None] = self.loop.create_future()
             handle = Handle(None, task_id)  # type: ignore[arg-type]  # Nobody awaits it here.
-            self.submits.add(TaskSpec(task_id, "code", payload), handle, future, deadline_ms, now_ms)
+            spec = TaskSpec(task_id, "code", payload, options=options)
+            self.submits.add(spec, handle, future, deadline_ms, now_ms)
             self.waiting[name] = future
 
     def refuse(self, name: str, code: Code, why: str = "no", retry_after_ms: int = 0, now_ms: int = 0) -> None:
@@ -212,3 +221,18 @@ def test_the_number_of_unanswered_submits_is_bounded(ana: Ana, monkeypatch: Any)
     ana.submit("t1", "t2")
     with pytest.raises(Backpressure):
         ana.submit("t3")
+
+
+def test_whoever_would_rather_be_rejected_than_wait_hears_so_at_once(ana: Ana) -> None:
+    """The others are asked again until there is room, or their time is up."""
+    ana.submit("t1", options=Options(concurrency=Concurrency("gpu", 1, WhenFull.REJECT)))
+    ana.submit("t2", options=Options(concurrency=Concurrency("gpu", 1, WhenFull.QUEUE)))
+    ana.submit("t3", options=Options(fairness="ana"))
+    ana.submit("t4")
+    ana.submits.flush()
+    for name in ("t1", "t2", "t3", "t4"):
+        ana.refuse(name, Code.BACKPRESSURE, "the key 'gpu' is taken", retry_after_ms=1_500)
+    assert [name for name, future in ana.waiting.items() if future.done()] == ["t1"]
+    error = ana.failure("t1")
+    assert isinstance(error, Backpressure)
+    assert (str(error), error.retry_after) == ("the key 'gpu' is taken; 't1' was not taken", 1.5)
