@@ -56,6 +56,7 @@ class AttemptOrder(msgspec.Struct, frozen=True, array_like=True, gc=False):
     checkpoint: bytes
     is_alone: bool = False
     deadline_ms: int = 0
+    priority: int = 5
 
 
 class Failure(IntEnum):

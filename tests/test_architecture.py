@@ -52,7 +52,7 @@ MAY_TOUCH_THE_WORLD: dict[str, frozenset[str]] = {
     "mesh/facades/": frozenset({"asyncio", "time", "weakref"}),
     "mesh/transport/": ALL,
     "mesh/storage/": ALL,
-    "mesh/app.py": frozenset({"logging"}),  # `ctx.log` is a logger; app.py itself writes nothing.
+    "mesh/context.py": frozenset({"logging"}),  # `ctx.log` is a logger; context.py itself writes nothing.
     # Calendars need dates, and the host's time zone data: read once per zone, by the leader, whose answer is committed.
     "mesh/dispatch/calendar.py": frozenset({"datetime", "zoneinfo"}),
     "mesh/sim/__main__.py": ALL,  # The command line around the simulator: arguments, several processes, wall clock.

@@ -22,7 +22,8 @@ import msgspec
 
 from mesh.config import PAYLOAD_BYTES_MAX
 from mesh.ledger.commands import FireCron
-from mesh.ledger.crons import CRON_NAME_CHARS_MAX, CRONS_MAX, DELAY_MS_MAX, Cron
+from mesh.ledger.crons import CRON_NAME_CHARS_MAX, CRONS_MAX, DELAY_MS_MAX
+from mesh.ledger.registry import Cron
 from mesh.ledger.settings import DAY_MS
 from mesh.options import CatchUp, CronSpec, Overlap
 

@@ -7,46 +7,24 @@ replicas need to know no calendar.
 
 from typing import Final
 
-import msgspec
-
 from mesh.config import COMMANDS_PER_ENTRY_MAX
 from mesh.ids import TaskId
 from mesh.ledger import submission
 from mesh.ledger.applied import ALREADY, DONE, REFUSED, UNKNOWN
 from mesh.ledger.commands import CancelTask, DropCron, FireCron, SetCron, SubmitTask
 from mesh.ledger.completion import cancel
+from mesh.ledger.registry import Cron
 from mesh.ledger.settings import DAY_MS
 from mesh.ledger.table import Table
 from mesh.ledger.task import DEAD, Kind, Task
 from mesh.messages import TaskSpec
-from mesh.options import CronSpec, Overlap
+from mesh.options import Overlap
 
 CRONS_MAX: Final = 1_000
 CRON_NAME_CHARS_MAX: Final = 200
 DELAY_MS_MAX: Final = DAY_MS
 _AFTER_COMMANDS: Final = COMMANDS_PER_ENTRY_MAX
 """The first position in an entry that no command has."""
-
-
-class Cron(msgspec.Struct, array_like=True):
-    """A schedule as the ledger holds it: at once the record in memory and the record in the store.
-
-    Attributes:
-        next_ms: (epoch) when it is due next.
-        fired: tasks it has submitted.
-        skipped: firings that submitted nothing. Missed ones that were jumped over together count as one.
-        last_task: the latest it submitted.
-        last_ms: when the latest firing that was dealt with was due; none up to then happens again.
-        waits_ms: when the firing was due that waits for the end of the last task; 0 if none does.
-    """
-
-    spec: CronSpec
-    next_ms: int
-    fired: int = 0
-    skipped: int = 0
-    last_task: TaskId = TaskId("")
-    last_ms: int = 0
-    waits_ms: int = 0
 
 
 def set_cron(table: Table, command: SetCron, position: int) -> int:

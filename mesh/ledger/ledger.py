@@ -11,7 +11,17 @@ from typing import Any
 import msgspec
 
 from mesh.ids import LogIndex, NodeId, TaskId, Term
-from mesh.ledger import commands, completion, crons, dead_letters, leasing, submission, verdicts
+from mesh.ledger import (
+    commands,
+    completion,
+    crons,
+    dead_letters,
+    leasing,
+    rulings,
+    submission,
+    timeouts,
+    verdicts,
+)
 from mesh.ledger.applied import Applied
 from mesh.ledger.digest import chain
 from mesh.ledger.intake import Intake
@@ -35,6 +45,14 @@ _HANDLERS: dict[type, Callable[[Table, Any, int], int]] = {
     commands.DrainNode: verdicts.drain,
     commands.ElectLeader: verdicts.elect,
     commands.LeaveNode: verdicts.leave,
+    commands.RaiseLevel: rulings.raise_level,
+    commands.TimeOut: timeouts.time_out,
+    commands.Reprioritize: rulings.reprioritize,
+    commands.SetSetting: rulings.change_setting,
+    commands.PauseQueue: rulings.pause,
+    commands.ResumeQueue: rulings.resume,
+    commands.FallBack: rulings.fall_back,
+    commands.CloseBreaker: rulings.close_breaker,
     commands.SetCron: crons.set_cron,
     commands.DropCron: crons.drop_cron,
     commands.FireCron: crons.fire_cron,
@@ -81,8 +99,8 @@ class Ledger(Table):
         handlers = _HANDLERS
         for position, command in enumerate(batch.commands):
             outcomes.append(handlers[type(command)](self, command, position))
-        if self.crons:
-            for task in now.finished:
+        if self.crons and now.finished:
+            for task in list(now.finished):
                 crons.last_ended(self, task)
         if self.fresh:
             self._queue_fresh()

@@ -6,7 +6,6 @@ recognised.
 """
 
 from collections import deque
-from typing import TYPE_CHECKING
 
 from mesh.config import FINISHED_MAX
 from mesh.ids import FencingToken, LogIndex, NodeId, TaskId
@@ -19,9 +18,6 @@ from mesh.ledger.settings import Settings
 from mesh.ledger.task import COMPLETED, DEAD, DISPATCHED, RUNNING, STATE_NAMES, Happening, NodeRecord, Task
 from mesh.ledger.treated import Treated
 from mesh.messages import TaskSpec, payload_crc
-
-if TYPE_CHECKING:
-    from mesh.ledger.crons import Cron
 
 DIGESTS_MAX = 1_024
 OUT_OF_OFFICE = Applied(LogIndex(0), 0, bytearray())
@@ -41,8 +37,6 @@ class Table:
         self.nodes: dict[NodeId, NodeRecord] = {}
         self.leases: dict[NodeId, dict[TaskId, Task]] = {}
         """Leased tasks by holder."""
-        self.crons: dict[str, Cron] = {}
-        """Schedules by name."""
         self.queue = Queue()
         self.counts = [0] * len(STATE_NAMES)
         """Tasks by state; finished ones are counted for ever."""

@@ -192,6 +192,7 @@ class Task(msgspec.Struct, array_like=True, gc=False):
             self.checkpoint,
             self.crashes >= alone_after,
             deadline_ms,
+            spec.priority,
         )
 
 

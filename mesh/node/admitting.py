@@ -14,6 +14,7 @@ from mesh.ledger.task import DEAD, FINISHED, Task
 from mesh.messages import TaskSpec, TasksRefused
 from mesh.node import requests
 from mesh.node.requests import Client
+from mesh.options import Options
 from mesh.wire.codec import decode_task
 
 if TYPE_CHECKING:
@@ -54,7 +55,17 @@ class Room:
             return f"there are {ledger.counts[DEAD]} dead letters, and no room for more: retry or drop some"
         return ""
 
+    def adapted(self, spec: TaskSpec) -> TaskSpec:
+        """The task as this mesh can keep it. While some nodes know no options, whose child it is is not kept: to refuse
+        it for that would stop work in the middle of an upgrade.
+        """
+        options = spec.options
+        if self._node.ledger.level or options is None or options != Options(parent=options.parent):
+            return spec
+        return msgspec.structs.replace(spec, options=None)
+
     def take(self, spec: TaskSpec) -> None:
+        """It is on its way."""
         self._tasks += 1
         self._bytes += len(spec.payload)
 

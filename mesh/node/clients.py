@@ -178,7 +178,8 @@ class ClientDesk:
         refusals: list[TaskRefusal] = []
         held: list[TaskId] = []
         room = Room(node)
-        for spec in request.specs:
+        for said in request.specs:
+            spec = said if said.options is None else room.adapted(said)
             task_id = spec.task_id
             why = requests.invalid(spec)
             if why:

@@ -23,7 +23,7 @@ from mesh.dispatch.calendar import (
 )
 from mesh.ledger.applied import DONE, REFUSED
 from mesh.ledger.commands import CancelTask, FireCron, SetCron
-from mesh.ledger.crons import Cron
+from mesh.ledger.registry import Cron
 from mesh.options import CatchUp, CronSpec, Overlap
 from tests.ledger.cast import Log
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from mesh.ids import TaskId
 from mesh.ledger.applied import ALREADY, DONE, REFUSED, UNKNOWN, Applied
 from mesh.ledger.commands import CancelTask, Command, DropCron, FireCron, RedriveTask, SetCron, SubmitTask
-from mesh.ledger.crons import CRONS_MAX, Cron
+from mesh.ledger.crons import CRONS_MAX
+from mesh.ledger.registry import Cron
 from mesh.ledger.task import KIND_NAMES, Kind
 from mesh.messages import TaskSpec
 from mesh.options import CronSpec, Options, Overlap
