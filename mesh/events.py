@@ -97,9 +97,10 @@ class DeadlineReached(_Event, frozen=True):
 
 
 class AgentsReady(_Event, frozen=True):
-    """The child processes are up and offer these capabilities."""
+    """The child processes are up and offer these capabilities; `versions` are of those that have one."""
 
     capabilities: tuple[str, ...]
+    versions: tuple[tuple[str, str], ...] = ()
 
 
 class AttemptsStarted(_Event, frozen=True):
