@@ -103,6 +103,13 @@ class AgentsReady(_Event, frozen=True):
     versions: tuple[tuple[str, str], ...] = ()
 
 
+class MachineMeasured(_Event, frozen=True):
+    """How busy the machine is, in thousandths: its cores, and its memory."""
+
+    cpu_permille: int
+    memory_permille: int
+
+
 class AttemptsStarted(_Event, frozen=True):
     """User code of these attempts has begun to run."""
 
@@ -189,6 +196,7 @@ Event: TypeAlias = (
     | TurnEnded
     | DeadlineReached
     | AgentsReady
+    | MachineMeasured
     | AttemptsStarted
     | AttemptsEnded
     | CheckpointOffered
