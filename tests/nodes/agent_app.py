@@ -192,6 +192,12 @@ def tells(path: str, what: str) -> None:
 
 
 @app.task()
+async def says(path: str) -> str:
+    tells(path, "said")
+    return "said"
+
+
+@app.task()
 async def holds_the_lock_from_now_on(path: str) -> None:
     tells(path, "begun")
     ctypes.PyDLL(None).usleep(600_000_000)

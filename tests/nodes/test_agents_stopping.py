@@ -5,6 +5,7 @@ S1-34: stopped at once, what they held is free again.
 
 import asyncio
 import os
+import socket
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ import pytest
 
 from mesh.events import AttemptsEnded, CheckpointOffered
 from mesh.messages import AttemptOutcome, Failure, Lease
-from tests.nodes.cast import Ana, ana, ear, gone, play
+from tests.nodes.cast import PATIENCE_S, Ana, ana, ear, gone, play
 
 GRACE_S = 0.3
 
@@ -58,6 +59,24 @@ def test_a_stopped_thread_is_told(tmp_path: Path) -> None:
             node.stop(lease)
             await node.run("in_thread")  # There is one thread, so it is free again.
             assert (tmp_path / "said").read_text() == "cancelled"
+
+    play(story)
+
+
+def test_an_outcome_that_crosses_its_stop_frees_the_slot(tmp_path: Path) -> None:
+    """Ana is busy while her only attempt ends, and stops it before she hears so: the core says what that is worth."""
+
+    async def story() -> None:
+        async with ana(slots=1) as node:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+                listening.bind(str(tmp_path / "ear"))
+                listening.settimeout(PATIENCE_S)
+                lease = node.begin("says", {"path": str(tmp_path / "ear")})
+                await asyncio.sleep(0)
+                assert listening.recv(64) == b"said"  # Nothing else happens here meanwhile.
+                node.stop(lease)
+            assert await node.outcome() == AttemptOutcome(*lease, msgspec.msgpack.encode("said"))
+            assert await node.run("echo") == {}
 
     play(story)
 
