@@ -182,6 +182,8 @@ class NodeConfig:
     slots: int = 256
     """Attempts this node runs at once."""
     labels: tuple[tuple[str, str], ...] = ()
+    kind: str = "general"
+    """What it is there for: worker, provider, consumer or general (S4-17)."""
     epoch_ms: int = 0
     """Wall clock minus monotonic clock at start. Time in the log is now_ms + epoch_ms, and only ever displayed
     or compared with other times in the log."""

@@ -97,9 +97,17 @@ class DeadlineReached(_Event, frozen=True):
 
 
 class AgentsReady(_Event, frozen=True):
-    """The child processes are up and offer these capabilities."""
+    """The child processes are up and offer these capabilities; `versions` are of those that have one."""
 
     capabilities: tuple[str, ...]
+    versions: tuple[tuple[str, str], ...] = ()
+
+
+class MachineMeasured(_Event, frozen=True):
+    """How busy the machine is, in thousandths: its cores, and its memory."""
+
+    cpu_permille: int
+    memory_permille: int
 
 
 class AttemptsStarted(_Event, frozen=True):
@@ -188,6 +196,7 @@ Event: TypeAlias = (
     | TurnEnded
     | DeadlineReached
     | AgentsReady
+    | MachineMeasured
     | AttemptsStarted
     | AttemptsEnded
     | CheckpointOffered

@@ -2,7 +2,7 @@
 
 import traceback
 
-from mesh.messages import AttemptOrder, AttemptOutcome
+from mesh.messages import AttemptOrder, AttemptOutcome, Failure
 
 ERROR_CHARS_MAX = 500
 DETAIL_BYTES_MAX = 8 << 10
@@ -13,9 +13,15 @@ _OWN_FRAMES = ("nodes/agent_process.py", "mesh/app.py")
 """Ours, at the outer end of a traceback; they tell a user nothing."""
 
 
-def failed(order: AttemptOrder, error: BaseException) -> AttemptOutcome:
-    """The outcome of an attempt that raised."""
-    return AttemptOutcome(order.task_id, order.token, b"", one_line(error), traceback_text(error))
+def failed(order: AttemptOrder, error: BaseException, never: tuple[type[BaseException], ...] = ()) -> AttemptOutcome:
+    """The outcome of an attempt that raised. An error of a type in `never` is final: another try would not help."""
+    final = isinstance(error, never)
+    return AttemptOutcome(order.task_id, order.token, b"", one_line(error), traceback_text(error), final)
+
+
+def not_run(order: AttemptOrder, error: str, detail: str = "") -> AttemptOutcome:
+    """The outcome of an attempt that never began here."""
+    return AttemptOutcome(order.task_id, order.token, b"", error, detail, failure=Failure.NOT_RUN)
 
 
 def one_line(error: BaseException) -> str:

@@ -1,8 +1,9 @@
 """What runs inside an agent process: user code, on an event loop and on threads, and one socket to the node.
 
-`python -m nodes.agent_process --fd N --node ID --slots N --parent PID [--solo] APP...`, started by nodes/agents.py.
-It exits when the socket ends, and is killed when the node's process dies. A `--solo` process serves handlers declared
-with executor="process", one attempt at a time, and is killed to stop one; else the two are the same.
+`python -m nodes.agent_process --fd N --node ID --slots N --grace-ms N --parent PID [--solo] APP...`, started by
+nodes/agents.py. It exits when the socket ends, and is killed when the node's process dies. A `--solo` process runs one
+attempt at a time, of handlers declared with executor="process" and of tasks that are to run alone; else the two are
+the same.
 """
 
 import argparse
@@ -28,8 +29,25 @@ from mesh.app import Context, Done, TaskFunction, encode_value
 from mesh.errors import InvalidPayload, Refused, TaskCancelled
 from mesh.messages import AttemptOrder, AttemptOutcome, Lease
 from nodes.agent_apps import AppRefused, load_all
-from nodes.agent_outcomes import failed
-from nodes.agent_wire import AgentWord, Began, Ended, Hello, Kept, Leave, NodeWord, Offered, Refusal, Run, Stop, Wire
+from nodes.agent_outcomes import failed, not_run
+from nodes.agent_wire import (
+    AgentWord,
+    Began,
+    Ended,
+    Hello,
+    Kept,
+    Leave,
+    NodeWord,
+    Offered,
+    Ping,
+    Pong,
+    Refusal,
+    Run,
+    Stop,
+    Stopped,
+    Stuck,
+    Wire,
+)
 from nodes.agent_wire import from_node as decode
 
 BEGAN_AFTER_S = 0.02
@@ -37,6 +55,9 @@ BEGAN_AFTER_S = 0.02
 
 CHECKPOINTS_WAITING_MAX = 16
 """Checkpoints of one attempt offered and not yet answered."""
+
+DEAF_SHARE = 4
+"""One slot in so many may be lost to coroutines that catch their cancellation and go on; more are not put up with."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -75,12 +96,18 @@ class Attempt:
                 node=self.process.node,
                 checkpoint=order.checkpoint,
                 reach=self,
+                deadline=order.deadline_ms / 1_000 or None,
+                priority=order.priority,
             )
         try:
             payload = _decode_value(order.payload) if order.payload else None
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise InvalidPayload(f"the payload is not MessagePack: {error}") from None
         return self.what.call(self.context, payload)
+
+    def failed(self, error: BaseException) -> AttemptOutcome:
+        never: tuple[type[BaseException], ...] = self.what.never
+        return failed(self.order, error, never)
 
     def keep(self, state: bytes) -> Awaitable[None]:
         if self.process.on_loop():
@@ -136,7 +163,9 @@ class Client:
 class AgentProcess:
     """Runs attempts and tells the node what becomes of them. All but `_in_thread` happens on the loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, tasks: Tasks, *, node: str, slots: int, solo: bool) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, tasks: Tasks, *, node: str, slots: int, grace_s: float, solo: bool
+    ) -> None:
         self.loop = loop
         self.node = node
         self.client = Client()
@@ -146,8 +175,14 @@ class AgentProcess:
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=slots, thread_name_prefix="task")
         self._wire: Wire[NodeWord, AgentWord] | None = None
         self._running: dict[Lease, Attempt] = {}
-        self._stopped: set[asyncio.Task[None]] = set()
-        """Cancelled and perhaps still cleaning up: the loop itself holds no strong reference."""
+        self._grace_s = grace_s
+        self._deaf_max = slots // DEAF_SHARE
+        self._stopping: dict[Lease, Attempt] = {}
+        """Stopped, and their code still runs. The loop itself holds no strong reference to a task."""
+        self._deaf: set[Lease] = set()
+        """Of those, coroutines that had their time."""
+        self._over: list[Lease] = []
+        self._leaving: asyncio.Task[None] | None = None
         self._outcomes: list[AttemptOutcome] = []
         self._says: list[AgentWord] = []
         self._from_threads: deque[tuple[Attempt, AttemptOutcome]] = deque()
@@ -162,7 +197,10 @@ class AgentProcess:
     def speak_through(self, wire: "Wire[NodeWord, AgentWord]") -> None:
         """Say hello, and from then on what there is to say."""
         self._wire = wire
-        self._say(Hello([(name, task.runs_on) for name, task in self._tasks.items()]))
+        offers: list[tuple[str, str, str]] = []
+        for name, task in self._tasks.items():
+            offers.append((name, task.runs_on, task.version))
+        self._say(Hello(offers))
 
     def _say(self, word: AgentWord) -> None:
         self._says.append(word)
@@ -178,6 +216,9 @@ class AgentProcess:
         if self._outcomes:
             words.append(Ended(self._outcomes))
             self._outcomes = []
+        if self._over:
+            words.append(Stopped(self._over))
+            self._over = []
         return words
 
     def heard(self, words: list[NodeWord]) -> None:
@@ -190,8 +231,10 @@ class AgentProcess:
                         self._stop(lease)
                 case Kept():
                     self._kept(word)
+                case Ping():
+                    self._say(Pong())
                 case Leave(grace_ms):
-                    self._stopped.add(self.loop.create_task(self._leave(grace_ms / 1_000)))
+                    self._leaving = self.loop.create_task(self._leave(grace_ms / 1_000))
 
     # --- running ------------------------------------------------------------------------------------------------------
 
@@ -201,7 +244,7 @@ class AgentProcess:
             what = self._tasks.get(order.capability)
             if what is None:
                 error = f"UnknownCapability: no app of {self.node} offers {order.capability!r}"
-                self._outcomes.append(AttemptOutcome(order.task_id, order.token, b"", error))
+                self._outcomes.append(not_run(order, error))
                 self._wake()
                 continue
             attempt = Attempt(self, order, what)
@@ -223,7 +266,7 @@ class AgentProcess:
             value = await attempt.call()
             outcome = AttemptOutcome(order.task_id, order.token, encode_value(value, "result"))
         except BaseException as error:  # SystemExit and the like are this attempt's failure, not the process's end.
-            outcome = failed(order, error)
+            outcome = attempt.failed(error)
         self._end(attempt, outcome)
 
     def _in_thread(self, attempt: Attempt) -> None:
@@ -232,7 +275,7 @@ class AgentProcess:
         try:
             outcome = AttemptOutcome(order.task_id, order.token, encode_value(attempt.call(), "result"))
         except BaseException as error:  # As above.
-            outcome = failed(order, error)
+            outcome = attempt.failed(error)
         self._from_threads.append((attempt, outcome))
         if not self._collecting:
             self._collecting = True
@@ -246,10 +289,12 @@ class AgentProcess:
             self._end(*self._from_threads.popleft())
 
     def _end(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
-        if self._running.pop(attempt.lease, None) is not None:  # Else it was stopped, and nobody asks.
-            attempt.context = None  # The two hold each other; parted, they need no garbage collector.
+        attempt.context = None  # The two hold each other; parted, they need no garbage collector.
+        if self._running.pop(attempt.lease, None) is not None:
             self._outcomes.append(outcome)
             self._wake()
+        elif attempt.task is None:  # It was stopped, and nobody asks what came of it. (A coroutine's task says it too.)
+            self._is_over(attempt)
 
     def _report_begun(self) -> None:
         now = self.loop.time()
@@ -273,19 +318,41 @@ class AgentProcess:
 
     def _stop(self, lease: Lease) -> None:
         attempt = self._running.pop(lease, None)
-        if attempt is None:
+        if attempt is None:  # Its outcome is on its way.
             return
+        self._stopping[lease] = attempt
         if attempt.context is not None:
             attempt.context.cancelled = True
         if attempt.task is not None:
-            self._stopped.add(attempt.task)
-            attempt.task.add_done_callback(self._stopped.discard)
+            attempt.task.add_done_callback(lambda _: self._is_over(attempt))
             attempt.task.cancel()
         if attempt.thread is not None and attempt.thread.cancel():
             self._busy_threads -= 1
+            self._is_over(attempt)
+        else:
+            self.loop.call_later(self._grace_s, self._insist, attempt)
         for future, _ in (attempt.waiting or {}).values():
             if isinstance(future, concurrent.futures.Future) and not future.done():
                 future.set_exception(TaskCancelled(f"attempt {attempt.order.attempt} of {lease[0]} was stopped"))
+
+    def _is_over(self, attempt: Attempt) -> None:
+        """No code of it runs any more."""
+        del self._stopping[attempt.lease]
+        self._deaf.discard(attempt.lease)
+        self._over.append(attempt.lease)
+        self._wake()
+
+    def _insist(self, attempt: Attempt) -> None:
+        """It has had its time. A coroutine is cancelled again; a thread can only be ended with this process."""
+        if attempt.lease not in self._stopping:
+            return
+        if attempt.task is not None:
+            self._deaf.add(attempt.lease)
+            if len(self._deaf) <= self._deaf_max:
+                attempt.task.cancel()
+                self.loop.call_later(self._grace_s, self._insist, attempt)
+                return
+        self._say(Stuck())
 
     async def _leave(self, grace_s: float) -> None:
         """Cancel everything, give it time to clean up, and end the process."""
@@ -365,6 +432,7 @@ def main() -> None:
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--node", required=True)
     parser.add_argument("--slots", type=int, required=True)
+    parser.add_argument("--grace-ms", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--solo", action="store_true")
     parser.add_argument("apps", nargs="+")
@@ -390,7 +458,8 @@ def main() -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     gc.collect()
     gc.freeze()
-    process = AgentProcess(loop, tasks, node=asked.node, slots=asked.slots, solo=asked.solo)
+    grace_s = asked.grace_ms / 1_000
+    process = AgentProcess(loop, tasks, node=asked.node, slots=asked.slots, grace_s=grace_s, solo=asked.solo)
     process.speak_through(
         Wire(loop, sock, decode, heard=process.heard, gather=process.gather, closed=lambda _: exit_now(0))
     )

@@ -58,13 +58,17 @@ class Leave(_Word, frozen=True, tag=4):
     grace_ms: int
 
 
+class Ping(_Word, frozen=True, tag=5):
+    """Does your event loop turn? Answered by Pong."""
+
+
 # --- agent process to node --------------------------------------------------------------------------------------------
 
 
 class Hello(_Word, frozen=True, tag=11):
-    """The apps are loaded: (capability, where it runs: loop, thread or process)."""
+    """The apps are loaded: (capability, where it runs: loop, thread or process; version, empty if it has none)."""
 
-    offers: list[tuple[str, str]]
+    offers: list[tuple[str, str, str]]
 
 
 class Refusal(_Word, frozen=True, tag=12):
@@ -92,8 +96,22 @@ class Ended(_Word, frozen=True, tag=15):
     outcomes: list[AttemptOutcome]
 
 
-NodeWord: TypeAlias = Run | Stop | Kept | Leave
-AgentWord: TypeAlias = Hello | Refusal | Began | Offered | Ended
+class Pong(_Word, frozen=True, tag=16):
+    """It turns."""
+
+
+class Stopped(_Word, frozen=True, tag=17):
+    """No code of these attempts, which were to be stopped, runs any more."""
+
+    leases: list[Lease]
+
+
+class Stuck(_Word, frozen=True, tag=18):
+    """Code of attempts that were stopped does not end: only the end of this process can end it."""
+
+
+NodeWord: TypeAlias = Run | Stop | Kept | Leave | Ping
+AgentWord: TypeAlias = Hello | Refusal | Began | Offered | Ended | Pong | Stopped | Stuck
 
 _Heard = TypeVar("_Heard", bound=NodeWord | AgentWord)
 _Said = TypeVar("_Said", bound=NodeWord | AgentWord)

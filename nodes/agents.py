@@ -1,7 +1,11 @@
 """The child processes that run user code: started, fed, listened to and replaced, from the node's event loop.
 
-One shared process runs coroutines and threads; handlers declared with executor="process" go to a pool of solo
-processes, one attempt each. No user code is ever imported here.
+One shared process runs coroutines and threads; handlers declared with executor="process", and tasks that are to run
+alone, go to a pool of solo processes, one attempt each. No user code is ever imported here.
+
+An attempt that is stopped goes down a ladder: its context says that it is cancelled, a coroutine is cancelled; once it
+has had its grace, the process it runs in is ended, by SIGTERM and then by SIGKILL, and another takes its place. What
+else ran there is reported as disturbed.
 """
 
 import asyncio
@@ -15,10 +19,11 @@ from pathlib import Path
 from mesh.config import PAYLOAD_BYTES_MAX
 from mesh.effects import CheckpointKept, StartAttempts, StopAttempts
 from mesh.events import AgentsReady, AttemptsEnded, AttemptsStarted, CheckpointOffered, Event
-from mesh.messages import AttemptOrder, AttemptOutcome, Lease
+from mesh.messages import AttemptOrder, AttemptOutcome, Failure, Lease
 from nodes.agent_child import Child
 from nodes.agent_log import AgentLog
-from nodes.agent_wire import AgentWord, Began, Ended, Hello, Kept, Offered, Refusal
+from nodes.agent_outcomes import not_run
+from nodes.agent_wire import AgentWord, Began, Ended, Hello, Kept, Offered, Pong, Refusal, Stopped, Stuck
 
 RESPAWN_S_MIN = 0.1
 RESPAWN_S_MAX = 5.0
@@ -27,8 +32,8 @@ RESPAWN_S_MAX = 5.0
 LIVED_S = 10.0
 """After a life this long, the pause starts small again."""
 
-TERMINATE_S = 2.0
-"""A stopped solo process has this long to end by itself."""
+GRACE_S = 5.0
+"""A stopped attempt has this long to end by itself, before its process is ended."""
 
 BEGAN_AFTER_S = 0.02
 """A solo attempt that still runs after this is reported as started."""
@@ -36,6 +41,7 @@ BEGAN_AFTER_S = 0.02
 ORDER_BYTES_MAX = 2 * PAYLOAD_BYTES_MAX + 4_096
 """Payload and checkpoint of one order together."""
 
+DISTURBED = "its process was ended for another's sake"
 
 _STRANGE = object()
 """Stands for a lease nobody here knows."""
@@ -90,8 +96,8 @@ class Pool:
         for child in self.children:
             if not waiting:
                 break
-            free = self._each_max - len(child.running)
-            if child.ready and not child.doomed and not child.full and free > 0:
+            free = self._each_max - len(child.running) - len(child.stopping)
+            if free > 0 and child.takes_orders:
                 orders = [waiting.popleft() for _ in range(min(free, len(waiting)))]
                 child.run(orders)
                 if not self._eager:
@@ -120,7 +126,10 @@ class Pool:
             match word:
                 case Ended(outcomes):
                     for outcome in outcomes:
-                        known = running.pop((outcome.task_id, outcome.token), _STRANGE) is not _STRANGE
+                        lease = (outcome.task_id, outcome.token)
+                        known = running.pop(lease, _STRANGE) is not _STRANGE
+                        if not known:
+                            child.stopping.pop(lease, None)
                         if known or not outcome.error:  # One that was stopped too late: the core says what it is worth.
                             ended.append(outcome)
                 case Began(leases):
@@ -128,6 +137,13 @@ class Pool:
                 case Offered(task_id, token, sequence, state):
                     if (task_id, token) in running:
                         offered.append(CheckpointOffered(task_id, token, sequence, state))
+                case Pong():
+                    child.answered()
+                case Stopped(leases):
+                    for lease in leases:
+                        child.stopping.pop(lease, None)
+                case Stuck():
+                    child.terminate()
                 case Hello(offers):
                     child.accept()
                     self._owner.loaded(self, offers)
@@ -141,9 +157,12 @@ class Pool:
     def _died(self, child: Child, how: str) -> None:
         """Every change here comes before anything is told: whoever hears it may give new orders at once."""
         self.children.remove(child)
-        error = f"agent process died ({how})"
-        ended = [AttemptOutcome(*lease, b"", error) for lease in child.running]
-        if child.doomed:
+        error, failure = f"agent process died ({how})", Failure.CRASH
+        ended = [AttemptOutcome(*lease, b"", error, failure=failure) for lease in child.running]
+        if child.terminated:
+            self._owner.disturbed(child)
+            ended = [AttemptOutcome(*lease, b"", DISTURBED, failure=Failure.DISTURBED) for lease in child.running]
+        elif child.doomed:
             pass
         elif not child.ready:
             self._setback(f"{error} before its apps were loaded")
@@ -160,7 +179,7 @@ class Pool:
         orders, self._waiting = self._waiting, deque()
         self._pause()
         self._owner.failed(self, sentence)
-        self._owner.tell(ended=[AttemptOutcome(o.task_id, o.token, b"", error, sentence) for o in orders])
+        self._owner.tell(ended=[not_run(order, error, sentence) for order in orders])
 
     def _pause(self) -> None:
         if self._pausing is None and self._owner.serving:
@@ -180,8 +199,6 @@ class Pool:
             mine = [lease for lease in leases if lease in child.running]
             if mine:
                 child.stop(mine)
-                if not self._eager:
-                    child.terminate(TERMINATE_S)
 
     def answer(self, word: Kept) -> bool:
         """Pass on what became of a checkpoint. False if no process here runs the attempt."""
@@ -209,6 +226,7 @@ class Agents:
         peer_address: HOST:PORT under which agent processes find the mesh (their MESH_PEER).
         log_dir: where `agent.log` takes what user code prints; None leaves it on this process's stderr.
         secret_file: the mesh's secret, for the clients in them (their MESH_SECRET_FILE).
+        grace_s: what a stopped attempt is given to end by itself.
     """
 
     def __init__(
@@ -222,6 +240,7 @@ class Agents:
         peer_address: str,
         log_dir: Path | None = None,
         secret_file: Path | None = None,
+        grace_s: float = GRACE_S,
     ) -> None:
         self._apps = tuple(apps)
         self._post = post
@@ -229,7 +248,9 @@ class Agents:
         self._environment = _environment(node_id, peer_address, secret_file)
         self._log_dir = log_dir
         self._log: AgentLog | None = None
+        self._grace_s = grace_s
         self._capabilities: tuple[str, ...] = ()
+        self._versions: tuple[tuple[str, str], ...] = ()
         self._solo_names: frozenset[str] = frozenset()
         self._first: asyncio.Future[None] | None = None
         self._node_id = node_id
@@ -238,6 +259,7 @@ class Agents:
         """Between start and stop: processes are started, and events posted."""
         self.loop: asyncio.AbstractEventLoop
         command = [sys.executable, "-P", "-m", "nodes.agent_process", "--node", self._node_id]
+        command += ["--grace-ms", str(round(grace_s * 1_000))]
         shared = [*command, "--slots", str(slots), *self._apps]
         self._shared = Pool(self, shared, size_max=1, each_max=slots, eager=True)
         solo = [*command, "--slots", "1", "--solo", *self._apps]
@@ -264,7 +286,7 @@ class Agents:
                 raise AgentsRefused(str(error)) from None
             finally:
                 self._first = None
-        self._post(AgentsReady(self._capabilities))
+        self._post(AgentsReady(self._capabilities, self._versions))
         self._turn_ended()
         return self._capabilities
 
@@ -282,20 +304,22 @@ class Agents:
                     self._solo.answer(word)
 
     def _start(self, orders: list[AttemptOrder]) -> None:
-        fit = [order for order in orders if len(order.payload) + len(order.checkpoint) <= ORDER_BYTES_MAX]
-        refused = [
-            AttemptOutcome(order.task_id, order.token, b"", f"InvalidPayload: more than {ORDER_BYTES_MAX} bytes")
-            for order in orders
-            if len(order.payload) + len(order.checkpoint) > ORDER_BYTES_MAX
-        ]
-        if not self._apps:
-            error = "UnknownCapability: this node runs no apps"
-            refused += [AttemptOutcome(order.task_id, order.token, b"", error) for order in fit]
-        elif self._solo_names:
-            self._solo.start([order for order in fit if order.capability in self._solo_names])
-            self._shared.start([order for order in fit if order.capability not in self._solo_names])
-        else:
-            self._shared.start(fit)
+        together: list[AttemptOrder] = []
+        alone: list[AttemptOrder] = []
+        refused: list[AttemptOutcome] = []
+        for order in orders:
+            if len(order.payload) + len(order.checkpoint) > ORDER_BYTES_MAX:
+                refused.append(not_run(order, f"InvalidPayload: more than {ORDER_BYTES_MAX} bytes"))
+            elif not self._apps:
+                refused.append(not_run(order, "UnknownCapability: this node runs no apps"))
+            elif order.is_alone or order.capability in self._solo_names:
+                alone.append(order)
+            else:
+                together.append(order)
+        if together:
+            self._shared.start(together)
+        if alone:
+            self._solo.start(alone)
         if refused:
             asyncio.get_running_loop().call_soon(self._deliver, [AttemptsEnded(refused)])
 
@@ -307,15 +331,27 @@ class Agents:
         self.serving = False
         for pool in (self._shared, self._solo):
             pool.close()
-        children = [*self._shared.children, *self._solo.children]
-        await asyncio.gather(*(child.leave(grace_s) for child in children))
+        await asyncio.gather(*(child.leave(grace_s) for child in self._children()))
         if self._log is not None:
             self._log.close()
             self._log = None
 
     def pids(self) -> list[int]:
         """Process ids: the shared one first."""
-        return [child.pid for child in [*self._shared.children, *self._solo.children]]
+        return [child.pid for child in self._children()]
+
+    def blocked_ms(self) -> int:
+        """For how long no coroutine of the shared process has had its turn, because one does not yield; 0 if all is
+        well. Known after a second, and while something runs.
+        """
+        return max((child.blocked_ms() for child in self._shared.children), default=0)
+
+    def late(self) -> int:
+        """Attempts that were stopped, have had their grace, and still run and take up a slot."""
+        return sum(child.late() for child in self._children())
+
+    def _children(self) -> list[Child]:
+        return [*self._shared.children, *self._solo.children]
 
     # --- for the pools ------------------------------------------------------------------------------------------------
 
@@ -330,15 +366,17 @@ class Agents:
             command,
             environment=self._environment,
             output=None if self._log is None else self._log.file,
+            grace_s=self._grace_s,
             on_words=on_words,
             on_death=on_death,
         )
 
-    def loaded(self, pool: Pool, offers: list[tuple[str, str]]) -> None:
-        """A process is up and offers (capability, where it runs)."""
+    def loaded(self, pool: Pool, offers: list[tuple[str, str, str]]) -> None:
+        """A process is up and offers (capability, where it runs, version)."""
         if pool is self._shared:
-            self._solo_names = frozenset(name for name, runs_on in offers if runs_on == "process")
-            self._offer(tuple(sorted(name for name, _ in offers)))
+            self._solo_names = frozenset(name for name, runs_on, _ in offers if runs_on == "process")
+            versions = tuple(sorted((name, version) for name, _, version in offers if version))
+            self._offer(tuple(sorted(name for name, _, _ in offers)), versions)
             if self._first is not None and not self._first.done():
                 self._first.set_result(None)
 
@@ -352,13 +390,22 @@ class Agents:
                 self._first.set_exception(AgentsRefused(sentence))
         elif pool is self._shared:
             _log.error("agents of %s: %s", self._node_id, sentence)
-            self._offer(())
+            self._offer((), ())
 
-    def _offer(self, capabilities: tuple[str, ...]) -> None:
-        if capabilities != self._capabilities:
-            self._capabilities = capabilities
+    def disturbed(self, child: Child) -> None:
+        """A process was ended for the sake of an attempt in it."""
+        _log.warning(
+            "agents of %s: process %d was ended, and %d attempts with it, because code that was stopped went on",
+            self._node_id,
+            child.pid,
+            len(child.running),
+        )
+
+    def _offer(self, capabilities: tuple[str, ...], versions: tuple[tuple[str, str], ...]) -> None:
+        if (capabilities, versions) != (self._capabilities, self._versions):
+            self._capabilities, self._versions = capabilities, versions
             if self._first is None:
-                self.loop.call_soon(self._deliver, [AgentsReady(capabilities)])
+                self.loop.call_soon(self._deliver, [AgentsReady(capabilities, versions)])
 
     def tell(
         self,

@@ -24,6 +24,7 @@ from mesh.transport.handshake import Identity
 from mesh.transport.zeromq import Transport
 from nodes.agents import Agents, AgentsRefused
 from nodes.joining import Found, knock
+from nodes.machine_load import measure
 from nodes.opening import Opened, open_directory, refuse_other_mesh
 from nodes.perform import Performer
 from nodes.settings import NodeSettings, SettingsRefused
@@ -34,6 +35,8 @@ LEAVE_SLACK_S = 5.0
 """A node that has not left so long after its time was over ends all the same."""
 LAST_WORDS_S = 0.1
 """A last heartbeat is sent by another thread; it takes a millisecond, and a busy machine more."""
+MEASURE_S = 5.0
+"""The machine is looked at so often."""
 AGENTS_GRACE_S = 2.0
 HURRIED_S = 0.3
 """Instead of that, for a node that must not go on."""
@@ -63,6 +66,7 @@ class Process:
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._turn_due = False
         self._timer: asyncio.TimerHandle | None = None
+        self._measuring: asyncio.TimerHandle | None = None
         self._timer_ms = 0
         self._agents_ready = False
         self._is_running = False
@@ -178,7 +182,13 @@ class Process:
         gc.set_threshold(10_000, 5, 1_000)
         if isinstance(self._loop, WatchedLoop):
             self._loop.watch.begin()
+        self._measure()
         self._end_turn()
+
+    def _measure(self) -> None:
+        """Tell the node how busy its machine is, now and from now on."""
+        self._deliver(measure())
+        self._measuring = self._loop.call_later(MEASURE_S, self._measure)
 
     def _refuse_to_move(self) -> None:
         """A member lives at the address its mesh knows, where the others listen to it. Raises StoreRefused."""
@@ -275,6 +285,7 @@ class Process:
         self._timer = None
         if _now_ms() >= self._node.next_deadline_ms():
             self._count_stalls()
+            self._count_stuck()
             self._deliver(_DEADLINE)
         self._arm()
 
@@ -285,6 +296,11 @@ class Process:
             self._node.counters["loop_stall_ms_max"] = watch.longest_ms()
             self._node.counters["loop_cpu_ms_max"] = watch.busiest_ms()
             self._node.counters[f"loop_stalls_over_{STALL_MS}_ms"] = watch.stalls
+
+    def _count_stuck(self) -> None:
+        """Likewise: what user code does to the process it shares."""
+        self._node.counters["agents_blocked_ms"] = self._agents.blocked_ms()
+        self._node.counters["attempts_late"] = self._agents.late()
 
     # --- end ---
 
@@ -340,8 +356,9 @@ class Process:
         """Let go of everything. Where the disk failed, not without a word: the others hear why."""
         if self._has_last_words:
             await asyncio.sleep(LAST_WORDS_S)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._measuring):
+            if timer is not None:
+                timer.cancel()
         await self._agents.stop(HURRIED_S if hurried else AGENTS_GRACE_S)
         self._transport.close()
         if self._has_last_words:

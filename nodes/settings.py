@@ -16,6 +16,7 @@ FAILURE_THRESHOLD_MAX = 1_000
 SEEDS_MAX = 100
 REPLACE_AFTER_S_MAX = 10 * 366 * 86_400
 DRAIN_S_MAX = 86_400
+KINDS = ("worker", "provider", "consumer", "general")
 
 
 class SettingsRefused(Exception):
@@ -39,6 +40,8 @@ class NodeSettings:
     data_dir: Path | None = None
     slots: int = SLOTS_DEFAULT
     labels: tuple[tuple[str, str], ...] = ()
+    kind: str = "general"
+    """What it is there for, one of KINDS."""
     secret_file: Path | None = None
     heartbeat_interval_ms: int = 1_000
     failure_threshold: int = 3
@@ -111,6 +114,8 @@ class NodeSettings:
             raise SettingsRefused("--voters names a node twice.")
         if len(ids) > VOTERS_MAX:
             raise SettingsRefused(f"{len(ids)} voters are too many; {VOTERS_MAX} at most.")
+        if self.kind not in KINDS:
+            raise SettingsRefused(f"--type is one of {', '.join(KINDS)}, not {self.kind!r}.")
         self._check_numbers()
         self._parts()
         try:
@@ -168,6 +173,7 @@ class NodeSettings:
             slots=self.slots,
             protocol=self.spoken,
             labels=self.labels,
+            kind=self.kind,
             epoch_ms=epoch_ms,
             gossip=gossip,
             membership=membership,

@@ -103,6 +103,10 @@ class Node:
         self.membership = Membership(self)
         self.leaving = Leaving(self)
         self.trouble = config.trouble
+        self.machine = (0, 0)
+        """How busy its machine is: cores and memory, in thousandths."""
+        self.versions: tuple[tuple[str, str], ...] = ()
+        """Of its handlers, of those that have one."""
         self._started_ms = now_ms
         self._sequence = 0
         self._told: tuple[Term, NodeId | None] = (Term(0), None)
@@ -246,6 +250,7 @@ class Node:
     def publish(self) -> None:
         """Tell everybody how we are."""
         now_ms = self.now_ms
+        cpu_permille, memory_permille = self.machine
         is_over = now_ms >= self._started_ms + TROUBLE_SHOWN_MS and self.membership.has_caught_up
         if is_over and self.trouble == self.config.trouble:
             self.trouble = ""
@@ -277,6 +282,10 @@ class Node:
             mark=config.mark,
             protocol=config.protocol,
             levels=config.level,
+            kind=config.kind,
+            cpu_permille=cpu_permille,
+            memory_permille=memory_permille,
+            versions=self.versions,
         )
         own = self.detector.member(self.node_id)
         assert own is not None, "the detector knows its own node"
@@ -398,9 +407,12 @@ class Node:
     # --- odds and ends of the shell ---
 
     def _on_agents(self, event: events.AgentsReady) -> None:
-        if event.capabilities != self.holding.capabilities:
-            self.holding.capabilities = event.capabilities
+        if (event.capabilities, event.versions) != (self.holding.capabilities, self.versions):
+            self.holding.capabilities, self.versions = event.capabilities, event.versions
             self.publish()
+
+    def _on_machine(self, event: events.MachineMeasured) -> None:
+        self.machine = (event.cpu_permille, event.memory_permille)
 
     def address_of(self, node_id: NodeId) -> str:
         """Where a node listens: HOST:PORT. Empty if it is not known here: our configuration may be out of date."""
@@ -440,6 +452,7 @@ class Node:
             events.TurnEnded: lambda event: self._end_turn(),
             events.DeadlineReached: lambda event: self._on_deadline(),
             events.AgentsReady: self._on_agents,
+            events.MachineMeasured: self._on_machine,
             events.AttemptsStarted: lambda event: self.holding.attempts.started(event.leases),
             events.AttemptsEnded: lambda event: self.holding.attempts.ended(event.outcomes),
             events.CheckpointOffered: self.holding.on_checkpoint,

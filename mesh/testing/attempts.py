@@ -17,7 +17,7 @@ from mesh.client import Handle, MeshClient
 from mesh.effects import CheckpointKept, StartAttempts, StopAttempts
 from mesh.errors import Refused, TaskCancelled
 from mesh.events import AttemptsEnded, AttemptsStarted, CheckpointOffered, Event
-from mesh.messages import AttemptOrder, AttemptOutcome, Lease
+from mesh.messages import AttemptOrder, AttemptOutcome, Failure, Lease
 from mesh.wire.codec import decode_value
 
 BEGAN_AFTER_S = 0.02
@@ -62,7 +62,7 @@ class Attempt:
         self.waiting: dict[int, tuple[asyncio.Future[None], bytes]] = {}
         """Checkpoints offered and not answered, by sequence."""
         self._attempts = attempts
-        self._what = what
+        self.what = what
         self._sequence = 0
         self.context = Context(
             order.task_id,
@@ -71,12 +71,14 @@ class Attempt:
             node=attempts.node_id,
             checkpoint=order.checkpoint,
             reach=self,
+            deadline=order.deadline_ms / 1_000 or None,
+            priority=order.priority,
         )
 
     def call(self) -> Any:
         """Begin to run user code."""
         payload = decode_value(self.order.payload) if self.order.payload else None
-        return self._what.call(self.context if self._what.wants_context else None, payload)
+        return self.what.call(self.context if self.what.wants_context else None, payload)
 
     def offer(self, state: bytes) -> asyncio.Future[None]:
         """Ask the node to have a checkpoint kept; on the loop."""
@@ -144,7 +146,8 @@ class Attempts:
             what = self._app.tasks.get(order.capability)
             if what is None:
                 error = f"UnknownCapability: {self.node_id} does not offer {order.capability!r}"
-                self.loop.call_soon(self.deliver, AttemptsEnded([_failure(order, error)]))
+                outcome = AttemptOutcome(order.task_id, order.token, b"", error, failure=Failure.NOT_RUN)
+                self.loop.call_soon(self.deliver, AttemptsEnded([outcome]))
                 continue
             attempt = Attempt(self, order, what)
             self.running[attempt.lease] = attempt
@@ -207,9 +210,9 @@ class Attempts:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise  # By us, or because the loop ends: the node that would be told is gone as well.
-            outcome = _failed(attempt.order, error)
+            outcome = _failed(attempt, error)
         except (Exception, SystemExit) as error:
-            outcome = _failed(attempt.order, error)
+            outcome = _failed(attempt, error)
         self._ended(attempt, outcome)
 
     def _in_thread(self, attempt: Attempt) -> None:
@@ -217,7 +220,7 @@ class Attempts:
         try:
             outcome = _success(attempt.order, attempt.call())
         except BaseException as error:  # It is this attempt's failure, not the thread's end.
-            outcome = _failed(attempt.order, error)
+            outcome = _failed(attempt, error)
         try:
             self.loop.call_soon_threadsafe(self._ended, attempt, outcome)
         except RuntimeError:
@@ -248,15 +251,22 @@ def _success(order: AttemptOrder, value: Any) -> AttemptOutcome:
     return AttemptOutcome(order.task_id, order.token, encode_value(value, "result"))
 
 
-def _failed(order: AttemptOrder, error: BaseException) -> AttemptOutcome:
+def _failed(attempt: Attempt, error: BaseException) -> AttemptOutcome:
     """The outcome of an attempt that raised: `ValueError: what it says`, and the traceback's end."""
     said = " ".join(str(error).split())
     line = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    return _failure(order, line[:ERROR_CHARS_MAX], "".join(format_exception(error))[-DETAIL_CHARS_MAX:])
+    detail = "".join(format_exception(error))[-DETAIL_CHARS_MAX:]
+    never: tuple[type[BaseException], ...] = attempt.what.never
+    order = attempt.order
+    return AttemptOutcome(
+        order.task_id, order.token, b"", _sendable(line[:ERROR_CHARS_MAX]), _sendable(detail), isinstance(error, never)
+    )
 
 
-def _failure(order: AttemptOrder, error: str, detail: str = "") -> AttemptOutcome:
-    return AttemptOutcome(order.task_id, order.token, b"", _sendable(error), _sendable(detail))
+def versions_of(app: Mesh) -> tuple[tuple[str, str], ...]:
+    """(capability, version) of the handlers that have one, sorted."""
+    told = ((name, task.version) for name, task in app.tasks.items())
+    return tuple(sorted((name, version) for name, version in told if version))
 
 
 def _sendable(text: str) -> str:

@@ -42,7 +42,7 @@ from mesh.events import (
 from mesh.ids import ClientId, NodeId
 from mesh.node import Node
 from mesh.sim.disk import Disk, LedgerFile
-from mesh.testing.attempts import Attempts
+from mesh.testing.attempts import Attempts, versions_of
 
 CHUNK_ROWS = 256
 """Rows of a snapshot read at once."""
@@ -211,7 +211,7 @@ class Machine:
         self.node = Node(config, self.disk.recover(), Random(SystemRandom().getrandbits(64)), self._now_ms())
         self.is_up = True
         self._network.started()
-        self.deliver(AgentsReady(self.app.capabilities))
+        self.deliver(AgentsReady(self.app.capabilities, versions_of(self.app)))
 
     def stop(self, *, silent: bool = False) -> None:
         """The node is gone, now: nothing more is read, sent or run."""

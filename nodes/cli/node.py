@@ -27,6 +27,7 @@ CONFIG_KEYS = {
     "data_dir": str,
     "slots": int,
     "labels": dict | str,
+    "type": str,
     "secret_file": str,
     "heartbeat_interval_ms": int,
     "failure_threshold": int,
@@ -61,6 +62,7 @@ def node() -> None:
 @click.option("--data-dir", metavar="DIR", help="Where it keeps everything.  [default: .mesh/ID]")
 @click.option("--slots", type=int, metavar="N", help="Attempts it runs at once.")
 @click.option("--labels", metavar="K=V,...")
+@click.option("--type", metavar="worker|provider|consumer|general", help="What it is there for.  [default: general]")
 @click.option(
     "--heartbeat-interval-ms", type=int, metavar="MS", help="Heartbeats come at least this often.  [default: 1000]"
 )
@@ -201,6 +203,8 @@ def node_settings(given: dict[str, Any]) -> NodeSettings:
     seeds = fields.pop("join", ())
     fields["join"] = tuple(part.strip() for part in _listed(seeds) if part.strip())
     fields["labels"] = _labels(fields.pop("labels", ""))
+    if "type" in fields:
+        fields["kind"] = fields.pop("type")
     for name in ("data_dir", "secret_file"):
         if name in fields:
             fields[name] = Path(fields[name])

@@ -60,6 +60,7 @@ from tests.cli.command import environment, mesh
         ["node", "run", "--id", "n1", "--voters-wanted", "8"],
         ["node", "run", "--id", "n1", "--replace-after-s", "-1"],
         ["node", "run", "--id", "n1", "--drain-s", "nan"],
+        ["node", "run", "--id", "n1", "--type", "boss"],
         ["raft", "recover"],
         ["up", "--nodes", "0"],
         ["demo", "/no/such/directory"],
@@ -189,7 +190,7 @@ def test_a_file_that_says_something_else_is_refused(tmp_path: Path, text: str) -
 def test_where_to_join_and_how_long_to_wait_may_stand_in_the_file(tmp_path: Path) -> None:
     """As a list or as the flag has it."""
     file = tmp_path / "mesh.toml"
-    numbers = "voters_wanted = 3\nreplace_after_s = 1.5\ndrain_s = 0\n"
+    numbers = 'voters_wanted = 3\nreplace_after_s = 1.5\ndrain_s = 0\ntype = "worker"\n'
     for text in ('join = ["127.0.0.1:22000", "127.0.0.1:22010"]', 'join = "127.0.0.1:22000, 127.0.0.1:22010"'):
         file.write_text(f'id = "n4"\n{text}\n{numbers}')
         assert node_settings(_from_file(str(file))) == NodeSettings(
@@ -198,6 +199,7 @@ def test_where_to_join_and_how_long_to_wait_may_stand_in_the_file(tmp_path: Path
             voters_wanted=3,
             replace_after_s=1.5,
             drain_s=0,
+            kind="worker",
         )
 
 

@@ -143,6 +143,10 @@ class Maker:
         if origin is list or (origin is tuple and get_args(hint)[-1] is Ellipsis):
             items = [self.value(get_args(hint)[0], name, owner) for _ in range(self.roll.randint(0, ITEMS_MAX))]
             return origin(items)
+        if origin is dict:
+            of_key, of_value = get_args(hint)
+            keys = [self.value(of_key, name, owner) for _ in range(self.roll.randint(0, ITEMS_MAX))]
+            return {key: self.value(of_value, name, owner) for key in keys}
         if origin is tuple:
             return tuple(self.value(part, name, owner) for part in get_args(hint))
         if hasattr(hint, "__supertype__"):

@@ -20,6 +20,7 @@ from mesh.events import (
     GossipReceived,
     LinkDown,
     LinkUp,
+    MachineMeasured,
     PeerMessage,
     TurnEnded,
 )
@@ -255,6 +256,20 @@ def test_capabilities_are_told_at_once_and_only_when_they_change() -> None:
     changed = [type(effect) for effect in node.handle(AgentsReady(("paint",)), 3_000)]
     again = node.handle(AgentsReady(("paint",)), 3_000)
     assert (changed, again) == ([Publish], [])
+    newer = AgentsReady(("paint",), (("paint", "2.1"),))
+    [publish] = [effect for effect in node.handle(newer, 3_000) if isinstance(effect, Publish)]
+    assert decode_heartbeat(publish.data).versions == (("paint", "2.1"),)
+
+
+def test_a_heartbeat_says_what_a_node_is_for_and_how_busy_its_machine_is() -> None:
+    """S4-17, S4-21: half of the cores and a quarter of the memory are taken; nobody is told before the next beat."""
+    trio = settled()
+    node = trio[BEN].node
+    [before] = heartbeats(node, node._beat_ms)
+    assert (before.kind, before.cpu_permille, before.memory_permille) == ("general", 0, 0)
+    assert node.handle(MachineMeasured(500, 250), node.now_ms) == []
+    [after] = heartbeats(node, node._beat_ms)
+    assert (after.cpu_permille, after.memory_permille) == (500, 250)
 
 
 def test_a_broken_link_is_told_at_once_and_to_everybody() -> None:

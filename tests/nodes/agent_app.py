@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mesh import Context, Mesh
+from mesh import Context, Mesh, Retry
 from mesh.errors import Refused, TaskCancelled
 
 app = Mesh("tests")
@@ -185,6 +185,82 @@ async def holds_the_lock() -> None:
     ctypes.PyDLL(None).usleep(600_000_000)
 
 
+def tells(path: str, what: str) -> None:
+    """Say something to the test, which listens there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as voice:
+        voice.sendto(what.encode(), path)
+
+
+@app.task()
+async def says(path: str) -> str:
+    tells(path, "said")
+    return "said"
+
+
+@app.task()
+async def holds_the_lock_from_now_on(path: str) -> None:
+    tells(path, "begun")
+    ctypes.PyDLL(None).usleep(600_000_000)
+
+
+@app.task()
+def holds_the_lock_in_thread(path: str) -> None:
+    tells(path, "begun")
+    ctypes.PyDLL(None).usleep(600_000_000)
+
+
+@app.task()
+async def never_yields(path: str) -> None:
+    tells(path, "begun")
+    time.sleep(600)
+
+
+@app.task()
+def never_looks(path: str) -> None:
+    tells(path, "begun")
+    threading.Event().wait()
+
+
+@app.task()
+async def reads(path: str) -> str:
+    """Keep the event loop waiting until somebody writes."""
+    return Path(path).read_text()
+
+
+@app.task()
+async def heeds_the_second(path: str) -> None:
+    tells(path, "begun")
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        tells(path, "once")
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        tells(path, "twice")
+        raise
+
+
+@app.task()
+async def heeds_nothing(path: str) -> None:
+    tells(path, "begun")
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            tells(path, "cancelled")
+
+
+@app.task()
+def until_when(ctx: Context) -> Any:
+    return ctx.deadline
+
+
+@app.task(retry=Retry(never=(LookupError,)), version="2.1")
+async def hopeless(what: str) -> None:
+    raise KeyError(what) if what == "key" else ValueError(what)
+
+
 @app.task()
 async def shuts_the_door() -> None:
     """Close every descriptor, the socket to the node among them."""
@@ -256,7 +332,11 @@ def waits_deaf_in_thread(ctx: Context) -> None:
 async def ignores_sigterm(ctx: Context) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     await ctx.checkpoint("deaf")
-    await asyncio.sleep(600)
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            continue
 
 
 @app.task()

@@ -3,9 +3,10 @@
 import asyncio
 import os
 import select
+import socket
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from mesh.effects import CheckpointKept, StartAttempts, StopAttempts
 from mesh.events import AgentsReady, AttemptsEnded, AttemptsStarted, CheckpointOffered, Event
 from mesh.ids import FencingToken, TaskId
 from mesh.messages import AttemptOrder, AttemptOutcome, Lease
-from nodes.agents import Agents
+from nodes.agents import GRACE_S, Agents
 
 APP = f"{Path(__file__).parent / 'agent_app.py'}:app"
 PATIENCE_S = 20.0
@@ -26,7 +27,9 @@ _Wanted = TypeVar("_Wanted")
 class Ana:
     """Gives orders and hears events, one at a time."""
 
-    def __init__(self, apps: tuple[str, ...], slots: int, log_dir: Path | None) -> None:
+    def __init__(
+        self, apps: tuple[str, ...], slots: int, log_dir: Path | None = None, grace_s: float = GRACE_S
+    ) -> None:
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self.turns = 0
         self.started: list[Lease] = []
@@ -40,6 +43,7 @@ class Ana:
             turn_ended=self._turn_ended,
             peer_address="127.0.0.1:21000",
             log_dir=log_dir,
+            grace_s=grace_s,
         )
 
     def _turn_ended(self) -> None:
@@ -53,7 +57,13 @@ class Ana:
 
     def begin(self, capability: str, payload: Any = None, checkpoint: bytes = b"") -> Lease:
         """Start one attempt."""
-        order = self.order(capability, payload, checkpoint)
+        return self.start(self.order(capability, payload, checkpoint))
+
+    def alone(self, capability: str, payload: Any = None) -> Lease:
+        """Start one attempt of a task that is to run alone."""
+        return self.start(msgspec.structs.replace(self.order(capability, payload), is_alone=True))
+
+    def start(self, order: AttemptOrder) -> Lease:
         self.agents.perform(StartAttempts([order]))
         return order.task_id, order.token
 
@@ -96,12 +106,12 @@ class Ana:
 
 
 @asynccontextmanager
-async def ana(*apps: str, slots: int = 8, log_dir: Path | None = None) -> AsyncIterator[Ana]:
+async def ana(*apps: str, slots: int = 8, log_dir: Path | None = None, grace_s: float = GRACE_S) -> AsyncIterator[Ana]:
     """Ana with her agents up, and down again afterwards, whatever they are doing."""
-    node = Ana(apps or (APP,), slots, log_dir)
+    node = Ana(apps or (APP,), slots, log_dir, grace_s)
     capabilities = await node.agents.start()
     try:
-        assert await node.hears(AgentsReady) == AgentsReady(capabilities)
+        assert (await node.hears(AgentsReady)).capabilities == capabilities
         yield node
     finally:
         await node.agents.stop(0)
@@ -115,6 +125,25 @@ def play(story: Callable[[], Awaitable[None]]) -> None:
         await asyncio.wait_for(story(), 3 * PATIENCE_S)
 
     asyncio.run(bounded())
+
+
+async def gone(pidfd: int) -> bool:
+    """The same as `dies`, while the loop turns."""
+    return await asyncio.to_thread(dies, pidfd)
+
+
+@contextmanager
+def ear(directory: Path) -> Iterator[tuple[str, Callable[[], Awaitable[str]]]]:
+    """Where handlers can say something, as a path, and what waits for the next word."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(directory / "ear"))
+        listening.setblocking(False)
+
+        async def hear() -> str:
+            said = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(listening, 64), PATIENCE_S)
+            return said.decode()
+
+        yield str(directory / "ear"), hear
 
 
 def dies(pidfd: int) -> bool:

@@ -32,7 +32,7 @@ from nodes.agent_wire import (
 T1 = TaskId("t1")
 LEASE: Lease = (T1, FencingToken(7))
 WORDS: list[AgentWord] = [
-    Hello([("code", "loop"), ("search", "process")]),
+    Hello([("code", "loop", ""), ("search", "process", "2.1")]),
     Began([LEASE]),
     Offered(*LEASE, 1, b"x" * 300_000),
     Ended([AttemptOutcome(*LEASE, b"", "ValueError: no"), AttemptOutcome(*LEASE, b"x" * 10)]),

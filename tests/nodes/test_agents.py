@@ -11,9 +11,11 @@ from mesh.config import PAYLOAD_BYTES_MAX
 from mesh.effects import StartAttempts
 from mesh.events import AttemptsEnded, CheckpointOffered
 from mesh.ids import FencingToken, TaskId
-from mesh.messages import AttemptOutcome
+from mesh.messages import AttemptOutcome, Failure
 from nodes.agent_outcomes import DETAIL_BYTES_MAX, ERROR_CHARS_MAX
 from tests.nodes.cast import ana, dies, play
+
+T2 = FencingToken(2)
 
 # --- what handlers are given and give back ----------------------------------------------------------------------------
 
@@ -43,6 +45,16 @@ def test_a_context_knows_its_attempt() -> None:
         async with ana() as node:
             said = await node.run("who", {"note": "hello"}, msgspec.msgpack.encode({"i": 3}))
             assert said == ["t1", 1, 1, "ana", {"i": 3}, "hello", "127.0.0.1:21000"]
+
+    play(story)
+
+
+def test_a_context_knows_when_its_attempt_will_be_stopped() -> None:
+    async def story() -> None:
+        async with ana() as node:
+            assert await node.run("until_when") is None
+            node.start(msgspec.structs.replace(node.order("until_when"), deadline_ms=1_700_000_000_500))
+            assert msgspec.msgpack.decode((await node.outcome()).result) == 1_700_000_000.5
 
     play(story)
 
@@ -152,6 +164,19 @@ def test_an_exception_fails_the_attempt_with_one_line_and_its_traceback() -> Non
     play(story)
 
 
+def test_an_error_that_is_never_to_be_retried_is_final() -> None:
+    """LookupError was named; KeyError is one, ValueError is none."""
+
+    async def story() -> None:
+        async with ana() as node:
+            final = await node.run("hopeless", {"what": "key"})
+            assert (final.error, final.final, final.failure) == ("KeyError: 'key'", True, Failure.HANDLER)
+            other = await node.run("hopeless", {"what": "value"})
+            assert (other.error, other.final, other.failure) == ("ValueError: value", False, Failure.HANDLER)
+
+    play(story)
+
+
 def test_errors_are_bounded_and_can_be_sent() -> None:
     """A message of a million characters, a lone surrogate, an exception whose message raises."""
 
@@ -203,7 +228,9 @@ def test_orders_that_make_no_sense_fail() -> None:
 
     async def story() -> None:
         async with ana() as node:
-            assert (await node.run("nonsense")).error == "UnknownCapability: no app of ana offers 'nonsense'"
+            unknown = "UnknownCapability: no app of ana offers 'nonsense'"
+            lease = node.begin("nonsense")
+            assert await node.outcome() == AttemptOutcome(*lease, b"", unknown, failure=Failure.NOT_RUN)
             assert (await node.run("raises", {"massage": 1})).error == (
                 "TypeError: raises() got an unexpected keyword argument 'massage'"
             )
@@ -213,7 +240,9 @@ def test_orders_that_make_no_sense_fail() -> None:
             huge = msgspec.structs.replace(node.order("whole"), payload=b"x" * (3 << 20))
             node.agents.perform(StartAttempts([huge]))
             assert node.events.empty()  # Never from inside perform.
-            assert (await node.outcome()).error == "InvalidPayload: more than 2101248 bytes"
+            too_large = "InvalidPayload: more than 2101248 bytes"
+            expected = AttemptOutcome(huge.task_id, huge.token, b"", too_large, failure=Failure.NOT_RUN)
+            assert await node.outcome() == expected
 
     play(story)
 
@@ -248,8 +277,8 @@ def test_a_process_that_dies_fails_what_it_ran_and_is_replaced() -> None:
             node.begin("dies", {"code": 3})
             ended = await node.hears(AttemptsEnded)
             assert ended.outcomes == [
-                AttemptOutcome(*bystander, b"", "agent process died (exit code 3)"),
-                AttemptOutcome(TaskId("t2"), FencingToken(2), b"", "agent process died (exit code 3)"),
+                AttemptOutcome(*bystander, b"", "agent process died (exit code 3)", failure=Failure.CRASH),
+                AttemptOutcome(TaskId("t2"), T2, b"", "agent process died (exit code 3)", failure=Failure.CRASH),
             ]
             second = await node.run("pid")
             assert (await node.run("dies_of_memory")).error == "agent process died (signal 11)"
@@ -330,72 +359,6 @@ def test_a_solo_process_that_holds_its_interpreter_delays_nobody() -> None:
         async with ana() as node:
             await node.began(node.begin("spins"))
             assert await node.run("echo", {"n": 1}) == {"n": 1}
-
-    play(story)
-
-
-# --- cancelling -------------------------------------------------------------------------------------------------------
-
-
-def test_a_stopped_coroutine_is_cancelled_and_owes_nothing(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with ana() as node:
-            lease = node.begin("waits", {"path": str(tmp_path / "said")})
-            await node.began(lease)
-            node.stop(lease)
-            assert await node.run("echo") == {}  # The first outcome heard is this one's.
-            assert (tmp_path / "said").read_text() == "cancelled"
-
-    play(story)
-
-
-def test_an_attempt_stopped_in_the_turn_it_was_started_never_ends() -> None:
-    async def story() -> None:
-        async with ana() as node:
-            node.stop(node.begin("echo"), node.begin("in_thread"), node.begin("pid_of_its_own"))
-            assert await node.run("echo", {"n": 2}) == {"n": 2}
-
-    play(story)
-
-
-def test_a_stopped_thread_is_told(tmp_path: Path) -> None:
-    """It waits for a checkpoint; the wait ends with TaskCancelled, and ctx.cancelled says why."""
-
-    async def story() -> None:
-        async with ana(slots=1) as node:
-            lease = node.begin("waits_in_thread", {"path": str(tmp_path / "said")})
-            await node.hears(CheckpointOffered)
-            node.stop(lease)
-            await node.run("in_thread")  # There is one thread, so it is free again.
-            assert (tmp_path / "said").read_text() == "cancelled"
-
-    play(story)
-
-
-def test_a_stopped_process_is_killed_and_replaced() -> None:
-    async def story() -> None:
-        async with ana(slots=1) as node:
-            lease = node.begin("spins")
-            await node.began(lease)
-            shared, solo = node.agents.pids()
-            gone = os.pidfd_open(solo)
-            node.stop(lease)
-            assert dies(gone)
-            assert await node.run("pid_of_its_own") not in (shared, solo)
-
-    play(story)
-
-
-def test_a_process_that_ignores_sigterm_is_killed() -> None:
-    async def story() -> None:
-        async with ana(slots=1) as node:
-            lease = node.begin("ignores_sigterm")
-            node.kept(await node.hears(CheckpointOffered))
-            await node.began(lease)
-            solo = os.pidfd_open(node.agents.pids()[1])
-            node.stop(lease)
-            await node.run("pid_of_its_own")
-            assert dies(solo)
 
     play(story)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mesh.events import AgentsReady
+from mesh.messages import AttemptOutcome, Failure
 from nodes.agent_log import LOG_BYTES_MAX, shorten
 from nodes.agents import Agents, AgentsRefused
 from tests.nodes.cast import APP, Ana, ana, dies, play
@@ -56,7 +58,18 @@ def test_no_apps_no_process() -> None:
         assert await node.agents.start() == ()
         assert await node.hears(AgentsReady) == AgentsReady(())
         assert node.agents.pids() == []
-        assert (await node.run("code")).error == "UnknownCapability: this node runs no apps"
+        outcome = await node.run("code")
+        assert (outcome.error, outcome.failure) == ("UnknownCapability: this node runs no apps", Failure.NOT_RUN)
+        await node.agents.stop(1)
+
+    play(story)
+
+
+def test_versions_of_handlers_are_told() -> None:
+    async def story() -> None:
+        node = Ana((APP,), 1)
+        capabilities = await node.agents.start()
+        assert await node.hears(AgentsReady) == AgentsReady(capabilities, (("hopeless", "2.1"),))
         await node.agents.stop(1)
 
     play(story)
@@ -136,10 +149,29 @@ def test_a_replacement_loads_what_the_app_has_become(tmp_path: Path) -> None:
             assert (await node.run("dies")).error == "agent process died (exit code 1)"
             outcome = await node.run("second")
             assert outcome.error == f"app '{file}:app' cannot be imported: ZeroDivisionError: division by zero"
+            assert outcome.failure == Failure.NOT_RUN
             assert await node.hears(AgentsReady) == AgentsReady(())
             file.write_text(ONE.format(name="second"))
             assert await node.hears(AgentsReady) == AgentsReady(("dies", "second"))
             assert await node.run("second") == "second"
+
+    play(story)
+
+
+def test_an_attempt_whose_process_cannot_be_started_is_not_run() -> None:
+    """There are no more descriptors to be had; when there are again, so are processes."""
+
+    async def story() -> None:
+        async with ana() as node:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            try:
+                lease = node.begin("pid_of_its_own")
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            why = "an agent process cannot be started: [Errno 24] Too many open files"
+            assert await node.outcome() == AttemptOutcome(*lease, b"", why, why, failure=Failure.NOT_RUN)
+            assert await node.run("pid_of_its_own") in node.agents.pids()
 
     play(story)
 

@@ -1,6 +1,7 @@
 """User code for the process tests. Every run of a handler leaves one line in the file its payload names."""
 
 import asyncio
+import ctypes
 import os
 import time
 from typing import Any
@@ -49,6 +50,13 @@ async def hold(ctx: Context, seconds: float) -> str:
     while time.monotonic() < until:
         pass
     return "held"
+
+
+@app.task(capability="seize")
+async def seize(ctx: Context, path: str) -> None:
+    """Seize the interpreter's lock for ten minutes. The trace says in which process."""
+    note(ctx, path, f"pid-{os.getpid()}")
+    ctypes.PyDLL(None).usleep(600_000_000)
 
 
 @app.task(capability="fail")
