@@ -274,7 +274,8 @@ def _brute_with_changes(parts: tuple[Part, ...], zone: str, start_ms: int, minut
 
 
 @given(st.sampled_from(ZONES), fields(0, 59), fields(0, 23), st.booleans())
-@example(("America/St_Johns", "2010-11-07"), ("30", frozenset({30})), ("*", frozenset(range(24))), False)
+@example(("America/St_Johns", "2010-11-07"), ("0,30", frozenset({0, 30})), ("*", frozenset(range(24))), True)
+@example(("America/St_Johns", "2010-11-07"), ("0,30", frozenset({0, 30})), ("0,23", frozenset({0, 23})), True)
 def test_clocks_that_change_are_treated_as_waking_every_minute_would(
     change: tuple[str, str], minute: Part, hour: Part, is_every_day: bool
 ) -> None:
