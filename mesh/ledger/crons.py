@@ -94,7 +94,7 @@ def fire_cron(table: Table, command: FireCron, position: int) -> int:
         else:
             _skip(table, cron, due_ms, f"{cron.last_task} has not ended")
             return DONE
-    _submit(table, cron, task, position)
+    _submit(table, cron, task, due_ms, position)
     return DONE
 
 
@@ -104,12 +104,12 @@ def last_ended(table: Table, task: Task) -> None:
     cron = table.crons.get(task_id.rpartition("@")[0])
     if cron is None or not cron.waits_ms or cron.last_task != task_id:
         return
-    waiting = _task(cron, cron.waits_ms, 0)
-    cron.waits_ms = 0
+    due_ms, cron.waits_ms = cron.waits_ms, 0
+    waiting = _task(cron, due_ms, 0)
     if table.is_same(waiting) is None:
         # Tasks of one entry must differ in their place in line: what it has submitted so far is counted, from behind
         # the place of its last command. A schedule has one last task, so places run to 2 x 512 + CRONS_MAX.
-        _submit(table, cron, waiting, _AFTER_COMMANDS + len(table.fresh))
+        _submit(table, cron, waiting, due_ms, _AFTER_COMMANDS + len(table.fresh))
 
 
 def _may_fire(table: Table, cron: Cron, command: FireCron) -> bool:
@@ -142,12 +142,14 @@ def _task(cron: Cron, due_ms: int, delay_ms: int) -> TaskSpec:
     )
 
 
-def _submit(table: Table, cron: Cron, task: TaskSpec, position: int) -> None:
-    """The id is known to be free."""
+def _submit(table: Table, cron: Cron, task: TaskSpec, due_ms: int, position: int) -> None:
+    """The id is known to be free. No client is to be told: one whose submit has the same id is yet to be answered."""
+    if submission.submit(table, SubmitTask(task), position) == REFUSED:
+        table.now.turned_down.pop()
+        _skip(table, cron, due_ms, "its concurrency key is full")
+        return
+    table.now.submitted.pop()
     table.happened(Kind.CRON_FIRED, None, detail=task.task_id)
-    outcome = submission.submit(table, SubmitTask(task), position)
-    assert outcome == DONE, "nobody has the id of a firing that happens"
-    table.now.submitted.pop()  # Not a client's submit: one that has the same id is yet to be answered.
     cron.fired += 1
     cron.last_task = task.task_id
 

@@ -100,7 +100,9 @@ class Ledger(Table):
         for position, command in enumerate(batch.commands):
             outcomes.append(handlers[type(command)](self, command, position))
         if self.crons and now.finished:
-            for task in list(now.finished):
+            # What is submitted may drive out others, which end in turn. Each schedule does so once: no firing is made
+            # to wait here.
+            for task in now.finished:
                 crons.last_ended(self, task)
         if self.fresh:
             self._queue_fresh()

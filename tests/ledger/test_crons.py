@@ -13,7 +13,7 @@ from mesh.ledger.crons import CRONS_MAX
 from mesh.ledger.registry import Cron
 from mesh.ledger.task import KIND_NAMES, Kind
 from mesh.messages import TaskSpec
-from mesh.options import CronSpec, Options, Overlap
+from mesh.options import Concurrency, CronSpec, Options, Overlap, WhenFull
 from tests.ledger.cast import ANA, BEN, Log, complete, fail, grant, kinds, submit, with_nodes
 
 MINUTE_MS = 60_000
@@ -74,7 +74,7 @@ def test_a_firing_submits_the_task_of_its_schedule() -> None:
     fired = log.apply(fire(1), at_ms=60_000)
 
     assert list(fired.outcomes) == [DONE]
-    assert kinds(fired) == ["cron_fired", "task_submitted"]
+    assert kinds(fired) == ["task_submitted", "cron_fired"]
     assert details(fired, Kind.CRON_FIRED) == ["nightly@60000"]
     assert fired.submitted == []
     assert log.ledger.tasks[AT_1].spec == TaskSpec(
@@ -149,7 +149,7 @@ def test_missed_firings_are_skipped_by_one_command() -> None:
     """Nobody led from minute 1 to minute 59: the leader skips them all, and fires the one of minute 60."""
     log = scheduled(nightly())
     applied = log.apply(fire(1, to=60, is_skipped=True), fire(60), at_ms=3_600_000)
-    assert kinds(applied) == ["cron_skipped", "cron_fired", "task_submitted"]
+    assert kinds(applied) == ["cron_skipped", "task_submitted", "cron_fired"]
     assert details(applied, Kind.CRON_SKIPPED) == ["nightly@60000: missed; next at 3600000"]
     assert list(log.ledger.tasks) == ["nightly@3600000"]
     assert (cron(log).fired, cron(log).skipped, cron(log).next_ms) == (1, 1, 3_660_000)
@@ -168,7 +168,7 @@ def test_skip_leaves_out_a_firing_while_the_last_task_runs() -> None:
     assert details(skipped, Kind.CRON_SKIPPED) == ["nightly@120000: nightly@60000 has not ended"]
     assert (cron(log).fired, cron(log).skipped) == (1, 1)
     log.apply(complete(AT_1, 4))
-    assert kinds(log.apply(fire(3), at_ms=180_000)) == ["cron_fired", "task_submitted"]
+    assert kinds(log.apply(fire(3), at_ms=180_000)) == ["task_submitted", "cron_fired"]
     assert (list(log.ledger.tasks), cron(log).last_task) == ([AT_3], AT_3)
 
 
@@ -181,7 +181,7 @@ def test_a_dead_letter_has_ended_until_somebody_redrives_it() -> None:
     assert log.state(AT_1) == "dead"
     log.apply(fire(2), at_ms=120_000)
     log.apply(CancelTask(AT_2, "enough"), RedriveTask(AT_1))
-    assert kinds(log.apply(fire(3), at_ms=180_000)) == ["cron_fired", "task_submitted"]
+    assert kinds(log.apply(fire(3), at_ms=180_000)) == ["task_submitted", "cron_fired"]
 
 
 def test_allow_submits_whatever_runs() -> None:
@@ -202,7 +202,7 @@ def test_queue_one_makes_up_for_one_firing_when_the_last_task_ends() -> None:
     assert kinds(log.apply(fire(3), at_ms=180_000)) == ["cron_skipped"]
 
     done = log.apply(complete(AT_1, 4), at_ms=200_000)
-    assert kinds(done) == ["task_completed", "cron_fired", "task_submitted"]
+    assert kinds(done) == ["task_completed", "task_submitted", "cron_fired"]
     assert list(log.ledger.tasks) == [AT_2]
     assert log.ledger.queue.first("backup") is log.ledger.tasks[AT_2]
     assert cron(log) == Cron(cron(log).spec, 240_000, fired=2, skipped=1, last_task=AT_2, last_ms=180_000)
@@ -214,7 +214,7 @@ def test_queue_one_counts_a_dead_letter_as_the_end() -> None:
     log.apply(fire(1), at_ms=60_000)
     log.apply(grant(AT_1, ANA))
     log.apply(fire(2), at_ms=120_000)
-    assert kinds(log.apply(fail(AT_1, 4))) == ["task_failed", "task_dead", "cron_fired", "task_submitted"]
+    assert kinds(log.apply(fail(AT_1, 4))) == ["task_failed", "task_dead", "task_submitted", "cron_fired"]
     log.apply(fire(3), at_ms=180_000)
     assert kinds(log.apply(CancelTask(AT_1, "enough"))) == ["task_cancelled"]
     assert cron(log).waits_ms == 180_000
@@ -226,7 +226,7 @@ def test_a_firing_that_waits_keeps_its_place_before_later_ones_of_the_same_entry
     log.apply(fire(1), at_ms=60_000)
     log.apply(fire(2), at_ms=120_000)
     both = log.apply(CancelTask(AT_1, "enough"), fire(3), at_ms=180_000)
-    assert kinds(both) == ["task_cancelled", "cron_skipped", "cron_fired", "task_submitted"]
+    assert kinds(both) == ["task_cancelled", "cron_skipped", "task_submitted", "cron_fired"]
     assert (list(log.ledger.tasks), cron(log).waits_ms) == ([AT_2], 0)
 
 
@@ -271,7 +271,7 @@ def test_cancel_old_ends_the_last_task_and_submits() -> None:
     log.apply(fire(1), at_ms=60_000)
     log.apply(grant(AT_1, ANA))
     fired = log.apply(fire(2), at_ms=120_000)
-    assert kinds(fired) == ["task_cancelled", "cron_fired", "task_submitted"]
+    assert kinds(fired) == ["task_cancelled", "task_submitted", "cron_fired"]
     assert details(fired, Kind.TASK_CANCELLED) == ["made way for nightly@120000"]
     assert [(lease.node_id, lease.task_id, lease.token) for lease in fired.ended] == [(ANA, AT_1, 4)]
     assert [task.task_id for task in fired.finished] == [AT_1]
@@ -284,6 +284,56 @@ def test_cancel_old_spares_the_last_task_if_the_firing_does_not_happen() -> None
     log.apply(fire(1), submit(AT_2), at_ms=60_000)
     assert list(log.apply(fire(2), at_ms=120_000).outcomes) == [ALREADY]
     assert log.state(AT_1) == "pending"
+
+
+def limited(when_full: int) -> Options:
+    """One backup at a time, whoever submits it."""
+    return Options(concurrency=Concurrency("disk", 1, when_full))
+
+
+def test_a_firing_that_a_full_concurrency_key_turns_down_is_skipped() -> None:
+    """ben's own backup has the disk: now, and again when the firing that waited might have come. He hears nothing of
+    it.
+    """
+    log = scheduled(nightly(Overlap.QUEUE_ONE, options=limited(WhenFull.REJECT)))
+    bens = SubmitTask(TaskSpec(TaskId("bens"), "backup", b"\x80", options=limited(WhenFull.QUEUE)))
+    log.apply(bens)
+    turned_down = log.apply(fire(1), at_ms=60_000)
+    assert (list(turned_down.outcomes), kinds(turned_down), turned_down.turned_down) == ([DONE], ["cron_skipped"], [])
+    assert details(turned_down, Kind.CRON_SKIPPED) == ["nightly@60000: its concurrency key is full"]
+    log.apply(CancelTask(TaskId("bens"), ""), fire(2), fire(3), bens, at_ms=180_000)
+    log.apply(SubmitTask(TaskSpec(TaskId("bens2"), "backup", b"\x80", options=limited(WhenFull.QUEUE))))
+    ended = log.apply(CancelTask(AT_2, ""))
+    assert kinds(ended) == ["task_cancelled", "cron_skipped"]
+    assert (cron(log).fired, cron(log).skipped, cron(log).last_task) == (1, 2, AT_2)
+
+
+def test_a_firing_that_is_made_may_end_at_once_or_drive_out_another() -> None:
+    """CANCEL_NEWEST: the backup ends as soon as it has come; the schedule is not busy with it."""
+    log = scheduled(nightly(Overlap.SKIP, options=limited(WhenFull.CANCEL_NEWEST)))
+    log.apply(SubmitTask(TaskSpec(TaskId("bens"), "backup", b"\x80", options=limited(WhenFull.QUEUE))))
+    for minute in (1, 2):
+        ended = log.apply(fire(minute), at_ms=MINUTE_MS * minute)
+        assert kinds(ended) == ["task_submitted", "task_cancelled", "cron_fired"]
+    assert (cron(log).fired, cron(log).skipped) == (2, 0)
+
+
+def test_a_firing_that_waited_may_drive_out_the_last_task_of_another_schedule() -> None:
+    """Whose own waiting firing then comes as well, in the same entry: nothing is left waiting for what has ended."""
+    log = with_nodes(ANA)
+    weekly = nightly(Overlap.QUEUE_ONE, name="weekly", options=limited(WhenFull.QUEUE))
+    log.apply(
+        SetCron(nightly(Overlap.QUEUE_ONE, options=limited(WhenFull.CANCEL_OLDEST)), 60_000), SetCron(weekly, 60_000)
+    )
+    log.apply(fire(1), FireCron("weekly", 60_000, 120_000, 0, False), at_ms=60_000)
+    log.apply(fire(2), FireCron("weekly", 120_000, 180_000, 0, False), at_ms=120_000)
+    ended = log.apply(CancelTask(AT_1, ""))
+    assert kinds(ended)[:4] == ["task_cancelled", "task_submitted", "task_cancelled", "cron_fired"]
+    assert kinds(ended)[4:] == ["task_submitted", "cron_fired"]
+    assert list(log.ledger.tasks) == [AT_2, "weekly@120000"]
+    assert [schedule.waits_ms for schedule in log.ledger.crons.values()] == [0, 0]
+    orders = [task.order for task in log.ledger.tasks.values()]
+    assert orders == sorted(set(orders))
 
 
 # --- setting ----------------------------------------------------------------------------------------------------------
