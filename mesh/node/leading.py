@@ -136,7 +136,6 @@ class Leading:
 
     def _fire_crons(self) -> None:
         for firing in calendar.due(self._node.ledger.crons, self.log_ms(), self._rng, self._firing):
-            self._firing[firing.name] = firing.due_ms
             self.dispatcher.command(firing)
 
     def _raise_level(self) -> None:

@@ -172,8 +172,8 @@ class Waiting:
         return replies
 
     def _accepted(self, applied: Applied) -> list[tuple[Client, ClientReply]]:
-        assert not applied.conflicts, "what is proposed in an office has an id that is free, and is on its way once"
-        turned_down = self._turned_down(applied) if applied.turned_down else []
+        refused = self._turned_down(applied) if applied.turned_down else []
+        refused += self._overtaken(applied) if applied.conflicts else []
         accepted: dict[Client, list[TaskId]] = {}
         for task_id in applied.submitted:
             submitting = self.accepting.pop(task_id, None)
@@ -182,7 +182,7 @@ class Waiting:
                 if ids is None:
                     ids = accepted[client] = []
                 ids.append(task_id)
-        return turned_down + [(client, Accepted(applied.index, ids)) for client, ids in accepted.items()]
+        return refused + [(client, Accepted(applied.index, ids)) for client, ids in accepted.items()]
 
     def _turned_down(self, applied: Applied) -> list[tuple[Client, ClientReply]]:
         """Those whose concurrency key was full when they came."""
@@ -193,6 +193,18 @@ class Waiting:
             if submitting is not None:
                 refusal = TasksRefused([backpressure(submitting.spec, "its concurrency key is full")])
                 replies += [(client, refusal) for client in submitting.clients]
+        return replies
+
+    def _overtaken(self, applied: Applied) -> list[tuple[Client, ClientReply]]:
+        """Those whose id was free when they were proposed, and has gone to the firing of a schedule meanwhile."""
+        replies: list[tuple[Client, ClientReply]] = []
+        for task_id in applied.conflicts:
+            submitting = self.accepting.pop(task_id, None)
+            clients = submitting.clients if submitting is not None else []
+            others = [client for client in self.watching.pop(task_id, ()) if client not in clients]
+            if others:
+                self.watching[task_id] = others
+            replies += [(client, TasksRefused([conflict(task_id)])) for client in clients]
         return replies
 
 

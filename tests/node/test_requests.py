@@ -7,8 +7,8 @@ from mesh.config import PAYLOAD_BYTES_MAX
 from mesh.ids import ClientId, LogIndex, NodeId, TaskId
 from mesh.ledger.applied import Applied
 from mesh.ledger.ledger import Ledger
-from mesh.messages import Accepted, Ask, Question, TaskSpec
-from mesh.node.requests import HERE, SOURCE_CHARS_MAX, WATCHERS_MAX, Client, Waiting, invalid
+from mesh.messages import Accepted, Ask, Question, TaskSpec, TasksRefused
+from mesh.node.requests import HERE, SOURCE_CHARS_MAX, WATCHERS_MAX, Client, Waiting, conflict, invalid
 from tests.node.client import spec
 
 T1 = TaskId("t1")
@@ -30,6 +30,27 @@ def test_clients_of_two_nodes_may_have_the_same_number() -> None:
     accepted = Accepted(LogIndex(4), [T1])
     assert waiting.applied(applied, Ledger()) == [(ANAS, accepted), (BENS, accepted)]
     assert waiting.accepting == {}
+
+
+def test_a_submit_whose_id_a_schedule_has_taken_meanwhile_is_a_conflict() -> None:
+    """ana's client submits nightly@60000 just before the schedule fires under that id, and waits for the end; ben's
+    waits for the schedule's. Only ana's is refused, and only ben's is told of the end. Another office's is nobody's.
+    """
+    waiting, taken = Waiting(10), TaskId("nightly@60000")
+    assert waiting.accept(ANAS, spec(taken))
+    waiting.watch(ANAS, taken)
+    waiting.watch(BENS, taken)
+    waiting.accept(ANAS, spec("t1"))
+    waiting.accept(ANAS, spec("t2"))
+    waiting.watch(ANAS, TaskId("t2"))
+    conflicts = [taken, TaskId("another's"), TaskId("t2")]
+    applied = Applied(LogIndex(4), 0, bytearray(4), submitted=[T1], conflicts=conflicts)
+    assert waiting.applied(applied, Ledger()) == [
+        (ANAS, TasksRefused([conflict(taken)])),
+        (ANAS, TasksRefused([conflict(TaskId("t2"))])),
+        (ANAS, Accepted(LogIndex(4), [T1])),
+    ]
+    assert (waiting.accepting, waiting.watching) == ({}, {taken: [BENS]})
 
 
 def test_watchers_of_one_task_are_bounded() -> None:
