@@ -26,8 +26,10 @@ from mesh.ledger.commands import (
     FailAttempt,
     FallBack,
     GrantLease,
+    RedriveTask,
     ReleaseLease,
     SaveCheckpoint,
+    SetCron,
     StartTask,
     SubmitTask,
 )
@@ -476,4 +478,8 @@ def _size(command: Command) -> int:
         return len(command.state) + 64
     if type(command) is FailAttempt:
         return len(command.error) + len(command.detail) + 64
+    if type(command) is SetCron:
+        return len(command.spec.payload) + 256
+    if type(command) is RedriveTask:
+        return len(command.payload or b"") + 64
     return 64

@@ -55,6 +55,12 @@ class Room:
             return f"there are {ledger.counts[DEAD]} dead letters, and no room for more: retry or drop some"
         return ""
 
+    @property
+    def has_any(self) -> bool:
+        """Whether an ordinary task would be taken now, as far as its size does not matter."""
+        ledger = self._node.ledger
+        return self._tasks < self._ordinary_max and ledger.counts[DEAD] < ledger.settings.dead_letters_max
+
     def adapted(self, spec: TaskSpec) -> TaskSpec:
         """The task as this mesh can keep it. While some nodes know no options, whose child it is is not kept: to refuse
         it for that would stop work in the middle of an upgrade.

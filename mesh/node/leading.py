@@ -29,6 +29,7 @@ from mesh.messages import (
     Started,
     Stops,
 )
+from mesh.node.admitting import Room
 from mesh.wire.codec import decode_batch, encode
 
 if TYPE_CHECKING:
@@ -135,6 +136,9 @@ class Leading:
             self._proposed[index] = (self._term, batch)
 
     def _fire_crons(self) -> None:
+        """What schedules submit needs room like everything else: without it they are late, and lost never."""
+        if not Room(self._node).has_any:
+            return
         for firing in calendar.due(self._node.ledger.crons, self.log_ms(), self._rng, self._firing):
             self.dispatcher.command(firing)
 

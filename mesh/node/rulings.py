@@ -87,7 +87,10 @@ def _set_cron(order: Order, ledger: Ledger, at_ms: int) -> Made:
     why = calendar.flaw(spec) or ("" if spec.options is None else treatment.flaw(spec.options))
     if why:
         return Code.INVALID, why
-    return SetCron(spec, calendar.next_after(calendar.parse(spec.expression), at_ms, spec.zone))
+    try:
+        return SetCron(spec, calendar.next_of(spec, at_ms))
+    except ValueError as error:  # Its zone always leaves out what it asks for.
+        return Code.INVALID, str(error)
 
 
 def _drop_cron(order: Order, ledger: Ledger, at_ms: int) -> Made:
