@@ -9,7 +9,8 @@ from mesh.gossip.members import Health
 from mesh.ids import NodeId
 from mesh.ledger.commands import AdmitNode, FailNode, ReleaseLease
 from mesh.ledger.ledger import Ledger
-from mesh.ledger.task import DISPATCHED, Task
+from mesh.ledger.task import DISPATCHED, RUNNING, Task
+from mesh.options import LossPolicy
 
 
 def due(ledger: Ledger, detector: Detector, reasons: dict[NodeId, str]) -> list[AdmitNode | FailNode]:
@@ -37,21 +38,27 @@ def due(ledger: Ledger, detector: Detector, reasons: dict[NodeId, str]) -> list[
 
 def moves(ledger: Ledger, slots: dict[NodeId, int]) -> list[ReleaseLease]:
     """Leases to give back so that load evens out (S0-26): those not started, on nodes that drain or hold more than
-    their share.
+    their share; and from nodes that drain also those that run and have a checkpoint to go on from. Nobody is charged.
 
     Args:
         slots: for each node that may be granted to, how many attempts it runs at once.
     """
-    idle: dict[NodeId, list[Task]] = {}
-    total = 0
-    for node_id, leases in ledger.leases.items():
-        total += len(leases)
-        idle[node_id] = [task for task in leases.values() if task.state == DISPATCHED]
+    total = sum(len(leases) for leases in ledger.leases.values())
     slots_total = sum(slots.values())
     releases: list[ReleaseLease] = []
-    for node_id, tasks in idle.items():
-        share = -(-total * slots.get(node_id, 0) // slots_total) if slots_total else 0
-        surplus = len(ledger.leases[node_id]) - share
-        for task in tasks[: max(surplus, 0)] if slots_total else []:
-            releases.append(ReleaseLease(task.spec.task_id, task.token, "rebalanced"))
+    for node_id, leases in ledger.leases.items() if slots_total else ():
+        share = -(-total * slots.get(node_id, 0) // slots_total)
+        idle = [task for task in leases.values() if task.state == DISPATCHED]
+        leaving = idle[: max(len(leases) - share, 0)]
+        record = ledger.nodes.get(node_id)
+        if record is not None and record.draining:
+            leaving = idle + [task for task in leases.values() if _can_move(task)]
+        releases += [ReleaseLease(task.spec.task_id, task.token, "rebalanced") for task in leaving]
     return releases
+
+
+def _can_move(task: Task) -> bool:
+    """Whether a running task goes on elsewhere from where it is, and may be begun twice."""
+    options = task.spec.options
+    policy = LossPolicy.RERUN if options is None else options.on_loss
+    return task.state == RUNNING and bool(task.checkpoint_sequence) and policy == LossPolicy.RERUN

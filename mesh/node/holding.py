@@ -9,7 +9,7 @@ from mesh.effects import Channel, CheckpointKept, Send, StartAttempts, StopAttem
 from mesh.events import CheckpointOffered
 from mesh.execution.attempts import Attempts
 from mesh.ids import FencingToken, NodeId, TaskId
-from mesh.ledger.applied import Applied
+from mesh.ledger.applied import Applied, KeptCheckpoint
 from mesh.ledger.task import DISPATCHED
 from mesh.messages import (
     AttemptOrder,
@@ -40,6 +40,8 @@ class Holding:
         self._resend_ms = node.now_ms + self._resend_every_ms
         self._waiting: list[AttemptOrder] = []
         """Granted, and no slot is free here, because what the leader knows to be over still runs."""
+        self._sending: dict[TaskId, CheckpointReport] = {}
+        """Checkpoints on their way to the log, one a task: later ones wait, and of those only the latest counts."""
         self._told_once: dict[str, int] = {}
         """Outcomes that were unanswered at the last look, by task, with their token."""
 
@@ -153,12 +155,15 @@ class Holding:
         """A handler waits until the ledger keeps this. An attempt not in hand any more is told no."""
         report = CheckpointReport(event.task_id, event.token, event.sequence, event.state)
         if self.attempts.checkpoint(report):
-            self._send_checkpoint(report)
+            sending = self._sending.get(report.task_id)
+            if sending is None or sending.token != report.token:
+                self._send_checkpoint(report)
         else:
             self._node.out.append(CheckpointKept(event.task_id, event.token, event.sequence, False))
 
     def _send_checkpoint(self, report: CheckpointReport) -> None:
         node = self._node
+        self._sending[report.task_id] = report
         if node.leading.dispatcher.in_office:
             node.leading.dispatcher.checkpoint(report)
         elif (leader := self._leader()) is not None:
@@ -182,9 +187,22 @@ class Holding:
         if applied.ended:
             mine = self._node.node_id
             self.stop([(lease.task_id, lease.token) for lease in applied.ended if lease.node_id == mine])
-        for kept in applied.checkpoints:
-            if attempts.checkpoint_answered(kept.task_id, kept.token, kept.sequence):
-                self._node.out.append(CheckpointKept(kept.task_id, kept.token, kept.sequence, kept.kept))
+        if applied.checkpoints and (self._sending or attempts.checkpoints):
+            for kept in applied.checkpoints:
+                self._checkpoint_answered(kept)
+
+    def _checkpoint_answered(self, kept: KeptCheckpoint) -> None:
+        """The ledger has answered: its handler goes on, and what was offered meanwhile goes on its way."""
+        attempts = self.attempts
+        sent = self._sending.get(kept.task_id)
+        is_ours = sent is not None and sent.token == kept.token and sent.sequence <= kept.sequence
+        if is_ours:
+            del self._sending[kept.task_id]
+        if attempts.checkpoint_answered(kept.task_id, kept.token, kept.sequence) or is_ours:
+            self._node.out.append(CheckpointKept(kept.task_id, kept.token, kept.sequence, kept.kept))
+        later = attempts.checkpoints.get(kept.task_id)
+        if is_ours and later is not None:
+            self._send_checkpoint(later)
 
     def reconcile(self) -> None:
         """The table was replaced by the leader's: stop and forget what, by its word, is over."""
@@ -221,6 +239,8 @@ class Holding:
         if now_ms < self._resend_ms:
             return
         self._resend_ms = now_ms + self._resend_every_ms
+        waiting = self.attempts.checkpoints
+        self._sending = {task_id: report for task_id, report in self._sending.items() if task_id in waiting}
         outbox = self.attempts.outbox
         told = self._told_once
         self.send_reports([outcome for task_id, outcome in outbox.items() if told.get(task_id) == outcome.token])

@@ -5,8 +5,11 @@ from mesh.dispatch import verdicts
 from mesh.gossip.detector import Detector
 from mesh.gossip.members import Health
 from mesh.ids import FencingToken, NodeId, TaskId
-from mesh.ledger.commands import AdmitNode, FailNode, ReleaseLease, StartTask
+from mesh.ledger.commands import AdmitNode, DrainNode, FailNode, ReleaseLease, SaveCheckpoint, StartTask, SubmitTask
 from mesh.ledger.ledger import Ledger
+from mesh.ledger.task import PENDING
+from mesh.messages import TaskSpec
+from mesh.options import LossPolicy, Options
 from tests.ledger.cast import ANA, BEN, Log, grant, submit
 
 
@@ -72,3 +75,21 @@ def test_a_node_that_may_not_be_granted_to_gives_back_all_that_has_not_started()
     log.apply(AdmitNode(ANA, 1), submit(TaskId("a")), grant(TaskId("a"), ANA))
     assert verdicts.moves(log.ledger, {BEN: 4}) == [ReleaseLease(TaskId("a"), FencingToken(1), "rebalanced")]
     assert verdicts.moves(log.ledger, {}) == []
+
+
+def test_what_runs_on_a_node_that_drains_moves_if_it_has_a_checkpoint() -> None:
+    """S0-26: of three on ana, who drains, one is running from a checkpoint, one has none, and one must not be begun
+    twice. The first alone moves, and is not charged for it.
+    """
+    log = Log()
+    held = Options(on_loss=LossPolicy.HOLD)
+    log.apply(AdmitNode(ANA, 1), AdmitNode(BEN, 1))
+    log.apply(submit(TaskId("a")), submit(TaskId("b")), SubmitTask(TaskSpec(TaskId("c"), "image", b"", options=held)))
+    log.apply(*(grant(TaskId(name), ANA) for name in "abc"))
+    log.apply(*(StartTask(TaskId(name), FencingToken(3)) for name in "abc"))
+    log.apply(*(SaveCheckpoint(TaskId(name), FencingToken(3), 1, b"\x01") for name in "ac"), DrainNode(ANA, True))
+    moves = verdicts.moves(log.ledger, {BEN: 4})
+    assert moves == [ReleaseLease(TaskId("a"), FencingToken(3), "rebalanced")]
+    log.apply(*moves)
+    task = log.ledger.tasks[TaskId("a")]
+    assert (task.state, task.attempts, task.checkpoint) == (PENDING, 0, b"\x01")

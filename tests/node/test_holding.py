@@ -97,6 +97,32 @@ def test_a_handler_goes_on_when_a_quorum_holds_its_checkpoint(name: NodeId) -> N
     assert [(kept.task_id, kept.token, kept.sequence, kept.kept) for kept in trio[name].kept] == [(task, 4, 1, True)]
 
 
+def test_of_checkpoints_offered_while_one_is_on_its_way_only_the_latest_follows() -> None:
+    """S0-28: ben offers five at once. The first is on its way; of the others the last alone goes after it, and
+    its answer is one for all of them.
+    """
+    trio = three_leased()
+    for sequence in range(1, 6):
+        trio.saves(BEN, "t2", 4, sequence, bytes([sequence]))
+    trio.run(200)
+    assert [report.sequence for report in trio.messages(CheckpointReport)] == [1, 5]
+    assert [(kept.sequence, kept.kept) for kept in trio[BEN].kept] == [(1, True), (5, True)]
+    trio.saves(BEN, "t2", 4, 6, b"\x06")
+    trio.run(200)
+    assert [kept.sequence for kept in trio[BEN].kept] == [1, 5, 6]
+
+
+def test_a_later_checkpoint_follows_though_the_first_is_lost() -> None:
+    """The first copy never arrives. What is told again, a second later, is the latest."""
+    trio = three_leased()
+    trio.lose(CheckpointReport, times=1)
+    trio.saves(BEN, "t2", 4, 1, b"\x01")
+    trio.saves(BEN, "t2", 4, 2, b"\x02")
+    trio.run(1_500)
+    assert [(kept.sequence, kept.kept) for kept in trio[BEN].kept] == [(2, True)]
+    assert trio[BEN].node.holding._sending == {}
+
+
 def test_a_checkpoint_lost_on_its_way_is_told_again_and_kept_once() -> None:
     """S0-28: the first copy is lost; the second is kept; a third, late, changes nothing and writes nothing."""
     trio = three_leased()
