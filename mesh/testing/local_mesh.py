@@ -18,9 +18,9 @@ from mesh.client.links import Link, LinkEvents
 from mesh.config import DispatchConfig, GossipConfig, MembershipConfig, NodeConfig, RaftConfig
 from mesh.dispatch.placement import Candidate
 from mesh.durable import TaskRow
-from mesh.ids import TaskId
+from mesh.ids import FencingToken, TaskId
 from mesh.ledger.task import Happening, Task
-from mesh.messages import Action, Question, TaskSpec
+from mesh.messages import Action, AttemptOutcome, Question, TaskSpec
 from mesh.node import Node
 from mesh.testing.machine import Machine, MemoryLink, Network
 from mesh.wire.codec import decode_happenings, decode_task
@@ -141,6 +141,30 @@ class LocalMesh:
     def is_open(self) -> bool:
         return self._courier is not None
 
+    # --- for those who watch it from outside ---
+
+    @property
+    def courier(self) -> Courier:
+        """What its client sends by."""
+        assert self._courier is not None, "the mesh has started"
+        return self._courier
+
+    def watch(self, client: MeshClient) -> None:
+        """From here on, children of tasks are submitted with this client, and what attempts come to is remembered."""
+        assert self._network is not None, "the mesh has started"
+        self._network.client = client
+        self._network.outcomes = {}
+
+    def outcome(self, task_id: TaskId, token: FencingToken) -> AttemptOutcome | None:
+        """What an attempt came to where it ran, if it ended while the mesh was watched."""
+        outcomes = None if self._network is None else self._network.outcomes
+        return None if outcomes is None else outcomes.get((task_id, token))
+
+    @property
+    def broken(self) -> list[Exception]:
+        """Why nodes stopped that nobody killed."""
+        return [] if self._network is None else self._network.broken
+
     def _power_on(self, loop: asyncio.AbstractEventLoop) -> None:
         """Every machine starts, from its disk if it has been on before."""
         before = self._network
@@ -221,9 +245,8 @@ class LocalMesh:
             machine.start()
 
     def pause(self, node_id: str) -> None:
-        """Stop a node from handling anything, as SIGSTOP does: messages queue up, its timers come late. Raises KeyError.
-
-        The user code it runs goes on, and so does its disk.
+        """Stop a node from handling anything, as SIGSTOP does: messages queue up, its timers come late. The user code it
+        runs goes on, and so does its disk. Raises KeyError.
         """
         self._machines[node_id].pause()
 
@@ -236,13 +259,14 @@ class LocalMesh:
         all. Raises ValueError for what is no division.
         """
         assert self._network is not None, "start the mesh first"
-        named = [node_id for group in groups for node_id in group]
+        sides = [list(group) for group in groups]
+        named = [node_id for side in sides for node_id in side]
         for node_id in named:
             if node_id not in self._machines:
                 raise ValueError(f"there is no node {node_id!r}; there are {', '.join(self._machines)}")
             if named.count(node_id) > 1:
                 raise ValueError(f"{node_id!r} is named twice: a node is on one side of a partition")
-        self._network.divide(groups)
+        self._network.divide(sides)
 
     def heal(self) -> None:
         """All nodes reach each other again."""

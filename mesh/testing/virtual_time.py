@@ -16,12 +16,14 @@ from enum import Enum
 from selectors import BaseSelector, DefaultSelector, SelectorKey
 from threading import get_ident, local
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeVarTuple, Unpack
 
 GRACE_S: Final = 1.0
 """Real seconds that the clock stands still for what runs outside the loop, before it goes on as a real one does."""
 
 NEVER_S: Final = float("inf")
+
+_Given = TypeVarTuple("_Given")
 
 
 class Rest(Enum):
@@ -195,7 +197,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return future
 
     def call_soon_threadsafe(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, callback: Callable[[Unpack[_Given]], object], *args: Unpack[_Given], context: Context | None = None
     ) -> asyncio.Handle:
         if get_ident() == self._home:
             return self.call_soon(callback, *args, context=context)
@@ -209,7 +211,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     # --- work from this thread, between slices ---
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, callback: Callable[[Unpack[_Given]], object], *args: Unpack[_Given], context: Context | None = None
     ) -> asyncio.Handle:
         if not self.is_running():
             self.poked()
