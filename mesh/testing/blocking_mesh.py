@@ -21,7 +21,8 @@ class BlockingVirtualMesh(BlockingMesh):
     def __init__(self, app: Mesh | None = None, **options: Any) -> None:
         """Returns once the mesh has started. Arguments as of `local`."""
         self._mesh: VirtualMesh = local(app, **options)
-        self._loop = self._mesh.driver.loop
+        self._mesh.power_on()
+        self._loop = self._mesh.loop
         try:
             self._run(self._mesh.opened())
         except BaseException:

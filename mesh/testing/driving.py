@@ -18,6 +18,9 @@ from mesh.testing.virtual_time import NEVER_S, Rest, VirtualTimeLoop
 SLICE_TURNS: Final = 500
 """Turns of the virtual loop between two of the outer one."""
 
+BUSY_SLICES_MAX: Final = 20
+"""What has ended is told once all else is done that can be at that time; or after so many slices without an end."""
+
 SETTLING_TURNS: Final = 8
 """Turns of the outer loop for what was told to lead to what is wanted next, through tasks that await tasks."""
 
@@ -62,6 +65,7 @@ class Driver:
         self._host: asyncio.AbstractEventLoop | None = None
         self._is_due = False
         self._settling = 0
+        self._busy = 0
         self._alarm: asyncio.TimerHandle | None = None
         loop.poked = self._wake
 
@@ -76,14 +80,13 @@ class Driver:
         virtual loop itself it is simply awaited.
         """
         host = asyncio.get_running_loop()
+        if not self.loop.is_at_home:
+            work.close()
+            raise RuntimeError("this mesh belongs to another thread")
         if host is self.loop:
             return await self._inside(work, what, task_id, takes_s)
         if self._host is not host:
-            if self._calls and self._host is not None and not self._host.is_closed():
-                work.close()
-                raise RuntimeError("this mesh is waited for on another event loop, which is still running")
-            self._calls.clear()
-            self._host, self._is_due, self._alarm = host, False, None
+            self._move_to(host)
         call = self._begin(work, what, task_id, takes_s)
         future: asyncio.Future[_Result] = host.create_future()
         call.future = future
@@ -107,6 +110,13 @@ class Driver:
         self._is_due = True
         self._host.call_soon(self._turn)
 
+    def _move_to(self, host: asyncio.AbstractEventLoop) -> None:
+        """The loop we were called from has ended; what was awaited there nobody awaits any more."""
+        for call in self._calls:
+            call.task.cancel()
+        self._calls.clear()
+        self._host, self._is_due, self._alarm = host, False, None
+
     def _watch(self, host: asyncio.AbstractEventLoop, real_s: float) -> None:
         """Nothing can be done before something comes in from outside, or `real_s` have passed."""
         self._alarm = host.call_later(max(0.0, real_s), self._wake)
@@ -125,9 +135,11 @@ class Driver:
             self._wake()
             return
         rest = self.loop.run_slice(SLICE_TURNS, min((call.deadline_s for call in self._calls), default=0.0))
+        self._busy = self._busy + 1 if rest is Rest.TURNS else 0
+        is_calm = self._busy % BUSY_SLICES_MAX == 0
         for call in self._calls[:]:
             stuck = None if call.task.done() else self._stuck(call)
-            if stuck is not None or call.task.done():
+            if stuck is not None or (is_calm and call.task.done()):
                 self._calls.remove(call)
                 self._settling = SETTLING_TURNS
                 _hand_over(call, stuck)

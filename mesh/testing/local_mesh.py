@@ -245,8 +245,9 @@ class LocalMesh:
             machine.start()
 
     def pause(self, node_id: str) -> None:
-        """Stop a node from handling anything, as SIGSTOP does: messages queue up, its timers come late. The user code it
-        runs goes on, and so does its disk. Raises KeyError.
+        """Let a node handle nothing, as SIGSTOP does: messages queue up, its timers come late. Raises KeyError.
+
+        The code it runs goes on, and so does its disk.
         """
         self._machines[node_id].pause()
 
@@ -401,7 +402,9 @@ class LocalMesh:
         node = self.freshest
         if node is None:
             return None
-        return node.answers.status(node.now_ms, stale=True, counters=node.counters)
+        machine = self._machines[node.node_id]
+        now_ms = machine.now_ms() if machine.is_up else node.now_ms
+        return node.answers.status(now_ms, stale=True, counters=node.counters)
 
 
 def _stop(machines: dict[str, Machine]) -> None:

@@ -242,9 +242,9 @@ class Machine:
             self._network.outside,
         )
         self._deeds = self._all_deeds()
-        epoch_ms = int(self._network.wall_s() * 1_000) - self._now_ms()
+        epoch_ms = int(self._network.wall_s() * 1_000) - self.now_ms()
         config = replace(self.config, incarnation=self.incarnation, epoch_ms=epoch_ms, pid=os.getpid())
-        self.node = Node(config, self.disk.recover(), Random(self._network.dice.getrandbits(64)), self._now_ms())
+        self.node = Node(config, self.disk.recover(), Random(self._network.dice.getrandbits(64)), self.now_ms())
         self.is_up = True
         self._network.started()
         self.deliver(AgentsReady(self.app.capabilities, versions_of(self.app)))
@@ -264,7 +264,7 @@ class Machine:
 
     def pause(self) -> None:
         """As SIGSTOP does it: nothing is read and no timer seen. User code and the disk go on; links stay up."""
-        self.is_paused = self.is_up
+        self.is_paused, self._is_turn_due = self.is_up, False
 
     def resume(self) -> None:
         """The node finds everything that came meanwhile, and that time has jumped."""
@@ -274,8 +274,9 @@ class Machine:
         inbox, self._inbox = self._inbox, deque()
         for event in inbox:
             self.deliver(event)
-        self._end_turn()
-        self._network.started()
+        if self.is_up:
+            self._turn_soon()
+            self._network.started()
 
     def accept(self, receive: Callable[[bytes], None]) -> ClientId:
         """A client has dialled this node."""
@@ -313,13 +314,16 @@ class Machine:
             while self._held and self._held[0].after <= self._durable:
                 self._network.send(self.node_id, self._held.popleft())
         try:
-            for effect in self.node.handle(event, self._now_ms()):
+            for effect in self.node.handle(event, self.now_ms()):
                 self._deeds[type(effect)](effect)
         except Exception as error:
             # Going on with half an event handled would be guessing.
             self._network.broken.append(error)
             self.stop()
             raise
+        self._turn_soon()
+
+    def _turn_soon(self) -> None:
         if not self._is_turn_due:
             self._is_turn_due = True
             self._loop.call_soon(self._end_turn)
@@ -336,8 +340,8 @@ class Machine:
         return hear
 
     def _end_turn(self) -> None:
-        if not self.is_up or self.is_paused:
-            return
+        if not self.is_up or not self._is_turn_due:
+            return  # The turn of a node that is gone, or paused meanwhile.
         self.deliver(_TURN_ENDED)
         self._is_turn_due = False
         self._arm()
@@ -359,12 +363,12 @@ class Machine:
         self._timer = None
         if not self.is_up or self.is_paused:
             return
-        if self._now_ms() >= self.node.next_deadline_ms():
+        if self.now_ms() >= self.node.next_deadline_ms():
             self.deliver(_DEADLINE)
         else:
             self._arm()
 
-    def _now_ms(self) -> int:
+    def now_ms(self) -> int:
         return int(self._loop.time() * 1_000)
 
     # --- deeds ---

@@ -96,10 +96,12 @@ class VirtualMesh:
 
     Attributes:
         client: the whole client, as `mesh.connect` gives it, once started. Its handles are those of `submit`.
-        driver: runs the loop the mesh lives on.
+        loop, driver: where the mesh lives, and what runs it, once started.
     """
 
     client: MeshClient
+    driver: Driver
+    loop: VirtualTimeLoop
 
     def __init__(
         self,
@@ -121,10 +123,9 @@ class VirtualMesh:
         self._app = app or Mesh("nothing")
         self._slots = slots
         self._learners = [f"n{number}" for number in range(FOUNDERS_MAX + 1, nodes + 1)]
-        patience_s = seconds(patience)
-        epoch_s = time() if starts_at is None else starts_at.timestamp()
-        self._loop = loop = VirtualTimeLoop()
-        self.driver = Driver(loop, patience_s=patience_s, real_patience_s=real_patience_s, why=self._why)
+        self._patience_s = seconds(patience)
+        self._real_patience_s = real_patience_s
+        self._epoch_s = time() if starts_at is None else starts_at.timestamp()
         self._mesh = LocalMesh(
             self._app,
             voters=min(nodes, FOUNDERS_MAX),
@@ -134,31 +135,33 @@ class VirtualMesh:
             dispatch=dispatch,
             raft=raft,
             dice=Random(seed),
-            wall_s=lambda: epoch_s + loop.time(),
+            wall_s=lambda: self._epoch_s + self.loop.time(),
         )
         self._bridge: Bridge | None = None
+        self._began = False
         self._began_s = 0.0
 
     # --- life ---
 
     async def start(self) -> None:
         """Returns once a leader is in office and every node is granted tasks. `async with` does it."""
+        self.power_on()
         await self.driver.call(self.opened(), "the mesh to start")
 
     async def close(self) -> None:
         """Stop everything; what is known can still be looked at. Raises whatever broke a node of its own accord."""
-        if self._loop.is_closed():
+        if not self._began or self.loop.is_closed():
             return
         try:
             await self.driver.call(self.closed(), "handlers to end")
         finally:
-            self._loop.close()
+            self.loop.close()
 
     async def __aenter__(self) -> Self:
         try:
             await self.start()
         except BaseException:
-            self._loop.close()
+            self.loop.close()
             raise
         return self
 
@@ -190,7 +193,7 @@ class VirtualMesh:
     @property
     def now(self) -> float:
         """Seconds of the mesh's time since it had started."""
-        return self._loop.time() - self._began_s
+        return round(self.loop.time() - self._began_s, 6)
 
     async def advance(self, duration: float | str) -> None:
         """Let time pass: seconds, or `"500ms"`, `"20s"`, `"2m"`, `"1h"`. Zero: do all that can be done just now."""
@@ -323,7 +326,17 @@ class VirtualMesh:
                 said.insert(0, f"The mesh knows no task {task_id!r}.")
         return " ".join(said)
 
-    # --- on the mesh's own loop ---
+    # --- below both faces, this and the blocking one ---
+
+    def power_on(self) -> None:
+        """The clock can go from here on: `closed` and `loop.close` are wanted in the end. Raises RuntimeError."""
+        if self._began:
+            raise RuntimeError("a virtual mesh is started once")
+        self._began = True
+        self.loop = VirtualTimeLoop()
+        self.driver = Driver(
+            self.loop, patience_s=self._patience_s, real_patience_s=self._real_patience_s, why=self._why
+        )
 
     async def opened(self) -> None:
         """Start; on the mesh's loop."""
@@ -334,7 +347,7 @@ class VirtualMesh:
         mesh.watch(self.client)
         for node_id in self._learners:
             await mesh.add_node(node_id, self._app, slots=self._slots)
-        self._began_s = self._loop.time()
+        self._began_s = self.loop.time()
 
     async def closed(self) -> None:
         """Stop, and wait for whatever cleans up; on the mesh's loop."""

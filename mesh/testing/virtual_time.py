@@ -11,19 +11,21 @@ spoken, in the order they were started in.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from contextvars import Context
 from enum import Enum
 from selectors import BaseSelector, DefaultSelector, SelectorKey
 from threading import get_ident, local
 from time import monotonic
-from typing import Any, Final, TypeVarTuple, Unpack
+from typing import Any, Final, TypeVar, TypeVarTuple
 
-GRACE_S: Final = 1.0
+GRACE_S: Final = 0.5
 """Real seconds that the clock stands still for what runs outside the loop, before it goes on as a real one does."""
 
 NEVER_S: Final = float("inf")
 
 _Given = TypeVarTuple("_Given")
+_Result = TypeVar("_Result")
 
 
 class Rest(Enum):
@@ -100,12 +102,17 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Virtual seconds, from 0."""
         return self._now_s
 
+    @property
+    def is_at_home(self) -> bool:
+        """Whether this is the thread the loop was made on."""
+        return get_ident() == self._home
+
     # --- slices ---
 
     def run_slice(self, turns: int, horizon_s: float = NEVER_S) -> Rest:
         """Run until `turns` have been made, or nothing is left to do before `horizon_s`: then it is that time."""
         outer = asyncio._get_running_loop()
-        self._turns, self._horizon_s, self._rest, self._has_news = turns, horizon_s, Rest.TURNS, False
+        self._turns, self._horizon_s, self._rest = turns, horizon_s, Rest.TURNS
         asyncio._set_running_loop(None)
         try:
             self.run_forever()
@@ -114,7 +121,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return self._rest
 
     def end_slice(self) -> None:
-        """From within a slice: end it before any more time passes."""
+        """From within a slice: end it, or the next one, before any more time passes."""
         self._has_news = True
 
     def wait(self, real_s: float) -> None:
@@ -131,21 +138,37 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         if timeout_s == 0:
             if self._turns <= 0:
                 self.stop()
-        elif self._hear():
             return
+        if self._hear():
+            return
+        left_s = self._standing_s()
+        if left_s > 0 and self.outside.running:
+            self._wait(left_s)  # What they are about to say belongs to this moment.
         elif self._has_news:
+            self._has_news = False
             self._end(Rest.NEWS)
         elif self._turns <= 0:
             self.stop()
-        elif not self._may_pass(timeout_s):
-            self._end(Rest.OUTSIDE)
         elif timeout_s is None:
-            self._end(Rest.NOTHING)
-        elif self._now_s + timeout_s > self._horizon_s:
+            self._wait(NEVER_S) if left_s > -NEVER_S else self._end(Rest.NOTHING)
+        elif left_s + timeout_s > 0:
+            self._wait(left_s + timeout_s)
+        else:
+            self._pass(timeout_s)
+
+    def _pass(self, timeout_s: float) -> None:
+        """So much time passes, or what there is of it before the horizon."""
+        if self._held_since_s is not None:
+            self._held_since_s = monotonic() - GRACE_S
+        if self._now_s + timeout_s > self._horizon_s:
             self._now_s = max(self._now_s, self._horizon_s)
             self._end(Rest.HORIZON)
         else:
             self._now_s += timeout_s
+
+    def _wait(self, real_s: float) -> None:
+        self.outside_s = real_s
+        self._end(Rest.OUTSIDE)
 
     def _end(self, rest: Rest) -> None:
         self._rest = rest
@@ -169,26 +192,23 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Whether the clock has stood still for long enough."""
         return self._held_since_s is not None and monotonic() >= self._held_since_s + GRACE_S
 
-    def _may_pass(self, timeout_s: float | None) -> bool:
-        """Whether so much time may pass now, for all that runs outside."""
+    def _standing_s(self) -> float:
+        """For how many real seconds the clock still stands still; negative, since when it need not any more."""
         if not self.outside.running and len(self._files.get_map()) <= self._files_own:
             self._held_since_s = None
-            return True
+            return -NEVER_S
         now_s = monotonic()
         if self._held_since_s is None:
             self._held_since_s = now_s
-        left_s = self._held_since_s + GRACE_S - now_s
-        self.outside_s = left_s if self._spoken else NEVER_S if timeout_s is None else left_s + timeout_s
-        if timeout_s is None or left_s + timeout_s > 0:
-            return False
-        self._held_since_s = now_s - GRACE_S
-        return True
+        return self._held_since_s + GRACE_S - now_s
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[*_Given], _Result], *args: *_Given
+    ) -> "asyncio.Future[_Result]":
         """As every loop does it; the clock waits for it."""
         number = self.outside.begin()
 
-        def run() -> Any:
+        def run() -> _Result:
             self.outside.speak_as(number)
             return func(*args)
 
@@ -197,9 +217,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return future
 
     def call_soon_threadsafe(
-        self, callback: Callable[[Unpack[_Given]], object], *args: Unpack[_Given], context: Context | None = None
+        self, callback: Callable[[*_Given], object], *args: *_Given, context: Context | None = None
     ) -> asyncio.Handle:
-        if get_ident() == self._home:
+        if self.is_at_home:
             return self.call_soon(callback, *args, context=context)
         if self.is_closed():
             raise RuntimeError("Event loop is closed")
@@ -211,7 +231,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     # --- work from this thread, between slices ---
 
     def call_soon(
-        self, callback: Callable[[Unpack[_Given]], object], *args: Unpack[_Given], context: Context | None = None
+        self, callback: Callable[[*_Given], object], *args: *_Given, context: Context | None = None
     ) -> asyncio.Handle:
         if not self.is_running():
             self.poked()
