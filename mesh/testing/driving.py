@@ -136,7 +136,7 @@ class Driver:
             return
         rest = self.loop.run_slice(SLICE_TURNS, min((call.deadline_s for call in self._calls), default=0.0))
         self._busy = self._busy + 1 if rest is Rest.TURNS else 0
-        is_calm = self._busy % BUSY_SLICES_MAX == 0
+        is_calm = rest not in (Rest.TURNS, Rest.OUTSIDE) or self._busy >= BUSY_SLICES_MAX
         for call in self._calls[:]:
             stuck = None if call.task.done() else self._stuck(call)
             if stuck is not None or (is_calm and call.task.done()):

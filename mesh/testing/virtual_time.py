@@ -11,11 +11,11 @@ spoken, in the order they were started in.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import Context
 from enum import Enum
 from selectors import BaseSelector, DefaultSelector, SelectorKey
-from threading import get_ident, local
+from threading import Event, get_ident, local
 from time import monotonic
 from typing import Any, Final, TypeVar, TypeVarTuple
 
@@ -207,12 +207,18 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     ) -> "asyncio.Future[_Result]":
         """As every loop does it; the clock waits for it."""
         number = self.outside.begin()
+        is_awaited = Event()
 
         def run() -> _Result:
+            is_awaited.wait()  # What is done before it is awaited would be told by nobody's thread.
             self.outside.speak_as(number)
             return func(*args)
 
-        future = super().run_in_executor(executor, run)
+        if executor is None or isinstance(executor, ThreadPoolExecutor):
+            future = super().run_in_executor(executor, run)
+        else:
+            future = super().run_in_executor(executor, func, *args)
+        is_awaited.set()
         future.add_done_callback(lambda _: self.outside.pause(number))
         return future
 
