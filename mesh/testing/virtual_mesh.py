@@ -160,8 +160,8 @@ class VirtualMesh:
     async def __aenter__(self) -> Self:
         try:
             await self.start()
-        except BaseException:
-            self.loop.close()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, None)
             raise
         return self
 

@@ -72,7 +72,7 @@ def test_a_thread_is_waited_for() -> None:
 
 def test_in_a_coroutine_it_is_refused() -> None:
     async def story() -> None:
-        with pytest.raises(RuntimeError, match="use `async with mesh.testing.local"):
+        with pytest.raises(RuntimeError, match=r"use `async with mesh\.testing\.local"):
             BlockingVirtualMesh(Workshop().app)
 
     asyncio.run(story())

@@ -133,4 +133,3 @@ async def test_a_dead_letter_may_go_on() -> None:
 
 def test_before_it_has_started_nothing_is_broken() -> None:
     mesh.testing.local(Workshop().app, nodes=3).assert_invariants()
-

@@ -1,6 +1,6 @@
-"""A user tests an app against a whole mesh whose clock is virtual: hours pass at once, and the same test is the same run.
+"""A user tests an app against a whole mesh whose clock is virtual: hours pass at once.
 
-Nodes are n1 to n5. Nothing here sleeps but handlers, and those by the mesh's clock.
+The same test is the same run. Nodes are n1 to n5. Nothing here sleeps but handlers, and those by the mesh's clock.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import pytest
 
 import mesh.testing
 from mesh.config import RaftConfig
-from mesh.errors import Conflict, MeshUnavailable, NotFound, TaskFailed, TaskTimeout
+from mesh.errors import Conflict, MeshUnavailable, NotFound, TaskTimeout
 from mesh.testing import Stuck
 from tests.testing.workshop import Workshop, on_a_loop
 
@@ -77,8 +77,7 @@ async def test_it_is_a_whole_client() -> None:
         with pytest.raises(Conflict):
             await m.submit("nap", {"seconds": 10}, task_id="9s")
         with pytest.raises(TaskTimeout):
-            async for handle in m.client.as_completed([m.client.handle("slow")], timeout=5):
-                pytest.fail(f"{handle} has not ended")
+            await anext(m.client.as_completed([m.client.handle("slow")], timeout=5))
         with pytest.raises(TaskTimeout):
             await m.client.handle("slow").result(timeout=5)
         await handles[0].task()
@@ -296,7 +295,7 @@ async def test_nodes_beyond_the_fifth_have_no_vote() -> None:
 
 
 async def a_stormy_night(seed: int) -> list[tuple[float, str, str | None, str | None]]:
-    """Forty tasks on threads and on the loop, three deaths and a partition. Returns everything that happened, and when."""
+    """Forty tasks on threads and on the loop, three deaths, a partition. Returns everything that happened, and when."""
     shop = Workshop()
     async with mesh.testing.local(shop.app, nodes=5, seed=seed, starts_at=datetime(2030, 1, 1, tzinfo=UTC)) as m:
         handles = await asyncio.gather(
@@ -337,6 +336,8 @@ async def test_whoever_waits_in_vain_is_told_why() -> None:
         )
         await m.advance("10m")
         assert await (await m.submit("double", {"number": 1})) == 2
+        with pytest.raises(Stuck, match=r"The mesh knows no task 'never'\."):
+            await m.driver.call(asyncio.sleep(7_200), "it", task_id="never")
 
 
 @on_a_loop
@@ -385,10 +386,39 @@ async def test_closed_it_can_still_be_looked_at() -> None:
 
 @on_a_loop
 async def test_what_a_test_fails_of_is_not_hidden() -> None:
-    with pytest.raises(TaskFailed, match="TypeError"):
+    """A node breaks as well, and closing would say so; what the test said comes first."""
+
+    async def test(fails: bool) -> None:
         async with mesh.testing.local(Workshop().app, nodes=1) as m:
+            m.loop.set_exception_handler(lambda loop, context: None)
             m.node("n1").ledger.applied_index -= 1  # type: ignore[assignment]
-            raise TaskFailed("t1", "TypeError")  # type: ignore[arg-type]
+            with pytest.raises(MeshUnavailable):
+                await m.submit("double", {"number": 1})
+            if fails:
+                raise KeyError("the test's own")
+
+    with pytest.raises(KeyError, match="the test's own"):
+        await test(fails=True)
+    with pytest.raises(AssertionError, match="applied after"):
+        await test(fails=False)
+
+
+@on_a_loop
+async def test_a_mesh_that_cannot_start_says_so_and_one_is_started_once() -> None:
+    m = mesh.testing.local(Workshop().app, nodes=7, patience="100ms")
+    with pytest.raises(Stuck, match="for the mesh to start"):
+        async with m:
+            pytest.fail("it has started")
+    with pytest.raises(RuntimeError, match="is started once"):
+        await m.start()
+    await m.close()
+    await mesh.testing.local(Workshop().app).close()
+
+
+def test_names_of_the_package_are_loaded_when_they_are_used() -> None:
+    assert {"LocalMesh", "local", "run_once"} <= {*dir(mesh.testing)}
+    with pytest.raises(AttributeError, match="no attribute 'remote'"):
+        mesh.testing.remote  # noqa: B018
 
 
 def test_it_serves_one_event_loop_after_another_on_its_own_thread() -> None:
@@ -398,7 +428,7 @@ def test_it_serves_one_event_loop_after_another_on_its_own_thread() -> None:
         await m.start()
         with pytest.raises(RuntimeError, match="another thread"):
             await asyncio.to_thread(asyncio.run, m.advance("1m"))
-        asyncio.ensure_future(m.advance("1m"))
+        left.append(asyncio.ensure_future(m.advance("1m")))
         await asyncio.sleep(0)
 
     async def finish() -> int:
@@ -406,9 +436,14 @@ def test_it_serves_one_event_loop_after_another_on_its_own_thread() -> None:
         await m.close()
         return result
 
-    asyncio.run(begin())
+    left: list[asyncio.Task[None]] = []
+    first = asyncio.new_event_loop()
+    first.run_until_complete(begin())
+    first.close()
     assert asyncio.run(finish()) == 4
     assert m.now < 60
+    assert not left[0].done()
+    left[0]._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("wrong", [{"nodes": 0}, {"patience": "soon"}, {"failure_threshold": 1}])

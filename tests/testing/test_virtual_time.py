@@ -47,7 +47,7 @@ def test_news_end_a_slice_before_time_passes(loop: VirtualTimeLoop) -> None:
 
 
 def test_threads_speak_in_the_order_they_were_started(loop: VirtualTimeLoop) -> None:
-    """The second ends before the first has begun in earnest; it is heard after it all the same, and at the same time."""
+    """The second ends before the first does; it is heard after it all the same, and at the same time."""
     second_is_done, heard = threading.Event(), list[tuple[str, float]]()
 
     def first() -> str:

@@ -33,7 +33,7 @@ class Workshop:
         self.latch = threading.Event()
         self.began: list[tuple[str, int]] = []
         for handler in (self.double, self.nap, self.steps, self.wait, self.family, self.fails_once, self.latched):
-            self.app.task(capability=handler.__name__)(handler)  # type: ignore[type-var]
+            self.app.task(capability=handler.__name__)(handler)
 
     def double(self, number: int) -> int:
         return 2 * number
