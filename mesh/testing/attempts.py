@@ -142,7 +142,7 @@ class Attempts:
         loop: asyncio.AbstractEventLoop,
         deliver: Callable[[Event], None],
         client: Callable[[], MeshClient],
-        outside: Outside,
+        outside: Outside | None = None,
     ) -> None:
         """`deliver` takes events for the node; `client` gives the client that child tasks are submitted with; `outside`
         is told which threads have something to do.
@@ -151,7 +151,7 @@ class Attempts:
         self.loop = loop
         self.deliver = deliver
         self.client = client
-        self.outside = outside
+        self.outside = outside or Outside()
         self.running: dict[Lease, Attempt] = {}
         self._app = app
         self._thread = get_ident()

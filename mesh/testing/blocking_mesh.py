@@ -1,50 +1,101 @@
 """The blocking twin of `local`, for tests without an event loop; and the factory behind pytest's `mesh` fixture."""
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from mesh.app import Mesh
+from mesh.client import BlockingHandle, MeshClient
 from mesh.client.blocking import BlockingMesh
+from mesh.documents import EventLine, Explanation, Status, Task
 from mesh.node import Node
+from mesh.testing.driving import Driver
 from mesh.testing.virtual_mesh import VirtualMesh, local
 
 _Result = TypeVar("_Result")
 
 
-class BlockingVirtualMesh(BlockingMesh):
-    """A mesh under a virtual clock whose methods block; beside its own, it has those of every blocking client.
+class DrivenClient(BlockingMesh):
+    """A blocking client that runs its mesh, and the clock with it, while it waits."""
+
+    def __init__(self, client: MeshClient, driver: Driver) -> None:
+        self._client = client
+        self._driver = driver
+
+    def close(self) -> None:
+        """Let go of everything that is waited for. The mesh stays."""
+        self._run(self._client.close())
+
+    def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        return self._driver.run(work, getattr(work, "__qualname__", "an answer"))
+
+    def _iterate(self, items: AsyncIterator[_Result]) -> Iterator[_Result]:
+        try:
+            while True:
+                try:
+                    yield self._run(_next(items))
+                except StopAsyncIteration:
+                    return
+        finally:
+            if not self._driver.loop.is_closed():
+                self._run(items.aclose())  # type: ignore[attr-defined]
+
+
+class BlockingVirtualMesh:
+    """A mesh under a virtual clock whose methods block; what each does, VirtualMesh says.
 
     It runs, and its clock with it, only within these methods. Not to be used from several threads, nor in a coroutine:
     there, `mesh.testing.local` is what is wanted.
+
+    Attributes:
+        client: the whole client, as `mesh.connect_sync` gives it. Its handles are those of `submit`.
     """
 
     def __init__(self, app: Mesh | None = None, **options: Any) -> None:
         """Returns once the mesh has started. Arguments as of `local`."""
         self._mesh: VirtualMesh = local(app, **options)
         self._mesh.power_on()
-        self._loop = self._mesh.loop
         try:
             self._run(self._mesh.opened())
         except BaseException:
-            self._loop.close()
+            self._mesh.loop.close()
             raise
-        self._client = self._mesh.client
+        self.client = DrivenClient(self._mesh.client, self._mesh.driver)
 
     def __enter__(self) -> Self:
         return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except Exception:
+            if error is None:  # Whatever the test failed of says more.
+                raise
+
     def close(self) -> None:
         """Stop everything; what is known can still be looked at. Raises whatever broke a node of its own accord."""
-        if self._loop.is_closed():
+        if self._mesh.loop.is_closed():
             return
         try:
             self._run(self._mesh.closed())
         finally:
-            self._loop.close()
+            self._mesh.loop.close()
+
+    # --- work ---
+
+    def submit(self, capability: str, payload: Any = None, **options: Any) -> BlockingHandle:
+        """Hand in a task; returns once a quorum holds it. Options and errors as of MeshClient.submit."""
+        return self.client.submit(capability, payload, **options)
+
+    def map(self, capability: str, payloads: Iterable[Any], **options: Any) -> list[BlockingHandle]:
+        """Submit one task for each payload, in order."""
+        return self.client.map(capability, payloads, **options)
 
     def result(self, task_id: str, timeout: float | None = None) -> Any:
         """What a task's handler returned. Waits, by the mesh's clock, and raises as Handle.result."""
-        return self._run(self._mesh.result(task_id, timeout))
+        return self.client.handle(task_id).result(timeout)
 
     # --- time ---
 
@@ -104,14 +155,27 @@ class BlockingVirtualMesh(BlockingMesh):
     def node(self, node_id: str) -> Node:
         return self._mesh.node(node_id)
 
+    def status(self) -> Status:
+        return self._mesh.status()
+
+    def task(self, task_id: str) -> Task:
+        return self._mesh.task(task_id)
+
+    def explain(self, task_id: str) -> Explanation:
+        return self._mesh.explain(task_id)
+
+    def events(self) -> list[EventLine]:
+        return self._mesh.events()
+
     def assert_invariants(self) -> None:
         self._mesh.assert_invariants()
 
     def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        if self._loop.is_closed():
-            work.close()
-            raise RuntimeError("this mesh is closed")
         return self._mesh.driver.run(work, getattr(work, "__qualname__", "an answer"))
+
+
+async def _next(items: AsyncIterator[_Result]) -> _Result:
+    return await anext(items)
 
 
 class Meshes:

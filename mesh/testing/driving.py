@@ -80,9 +80,11 @@ class Driver:
         virtual loop itself it is simply awaited.
         """
         host = asyncio.get_running_loop()
-        if not self.loop.is_at_home:
+        if self.loop.is_closed() or not self.loop.is_at_home:
             work.close()
-            raise RuntimeError("this mesh belongs to another thread")
+            raise RuntimeError(
+                "this mesh is closed" if self.loop.is_closed() else "this mesh belongs to another thread"
+            )
         if host is self.loop:
             return await self._inside(work, what, task_id, takes_s)
         if self._host is not host:
@@ -154,6 +156,9 @@ class Driver:
 
     def run(self, work: Coroutine[Any, Any, _Result], what: str) -> _Result:
         """The same where no event loop runs: returns when it is done. Raises Stuck, and whatever it raises."""
+        if self.loop.is_closed():
+            work.close()
+            raise RuntimeError("this mesh is closed")
         if asyncio._get_running_loop() is not None:
             work.close()
             raise RuntimeError(

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from threading import Thread
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from mesh.app import MAX_ATTEMPTS_DEFAULT, PRIORITY_DEFAULT, Context, Done, TaskFunction, encode_value
+from mesh.app import Context, Done, Mesh, TaskFunction, encode_value
 from mesh.testing.driving import Driver, cleared
 from mesh.testing.virtual_time import VirtualTimeLoop
 from mesh.wire.codec import decode_value
@@ -123,18 +123,14 @@ def _run(handler: Handler, payload: Any, notebook: _Notebook, *, attempt: int, c
     def call() -> Any:
         return what.call(context if what.wants_context else None, sent)
 
-    result = _on_a_loop(call, what.capability) if what.is_coroutine else call()
+    result = _on_a_loop(call, getattr(what, "__name__", what.capability)) if what.is_coroutine else call()
     return Ran(decode_value(encode_value(result, "result")), notebook.states)
 
 
 def _declared(handler: Callable[..., Any]) -> TaskFunction[..., ..., Any, Any]:
-    return TaskFunction(
-        handler,
-        capability=getattr(handler, "__name__", "handler"),
-        priority=PRIORITY_DEFAULT,
-        max_attempts=MAX_ATTEMPTS_DEFAULT,
-        executor="auto",
-    )
+    app = Mesh("alone")
+    app.task(capability="handler")(handler)
+    return app.tasks["handler"]
 
 
 def _on_a_loop(call: Callable[[], Awaitable[Any]], name: str) -> Any:

@@ -28,6 +28,7 @@ from mesh.client.courier import Courier
 from mesh.config import DispatchConfig, RaftConfig
 from mesh.documents import EventLine, Explanation, Status, Task
 from mesh.errors import NotFound
+from mesh.ledger.task import Task as LedgerTask
 from mesh.node import Node
 from mesh.node.answers import event_lines
 from mesh.testing.bridge import Bridge
@@ -287,17 +288,19 @@ class VirtualMesh:
 
     def task(self, task_id: str) -> Task:
         """One task with its history. Raises NotFound."""
-        node, task = self._mesh.freshest, self._mesh.look_up(task_id)
-        if node is None or task is None:
-            raise NotFound(f"no task is called {task_id!r}")
+        node, task = self._found(task_id)
         return msgspec.msgpack.decode(encode(node.answers.task(task, stale=True)), type=Task)
 
     def explain(self, task_id: str) -> Explanation:
         """Why a task is where it is. Raises NotFound."""
+        node, task = self._found(task_id)
+        return node.answers.explanation(task, node.leading.log_ms())
+
+    def _found(self, task_id: str) -> tuple[Node, LedgerTask]:
         node, task = self._mesh.freshest, self._mesh.look_up(task_id)
         if node is None or task is None:
             raise NotFound(f"no task is called {task_id!r}")
-        return node.answers.explanation(task)
+        return node, task
 
     def events(self) -> list[EventLine]:
         """Everything that has happened, in the order of the log."""
