@@ -38,8 +38,11 @@ def test_everything_blocks_and_no_time_is_lost() -> None:
         m.until(lambda: m.node(down).ledger.digest == m.node(m.leader or down).ledger.digest, timeout="10s")
         m.add_node("n6")
         assert [found.id for found in m.client.as_completed(m.map("nap", [{"seconds": 2}, {"seconds": 1}]))]
+        first = next(m.client.as_completed(m.map("nap", [{"seconds": 9}, {"seconds": 4}])))
+        assert first.result() in m.nodes
+        assert m.explain("t1").reason == "finished"
         assert m.result("t1") == handle.result()
-        assert m.status().quorum and [event.event for event in m.events()].count("task_completed") == 3
+        assert m.status().quorum and [event.event for event in m.events()].count("task_completed") == 4
         with pytest.raises(NotFound):
             m.task("nobody")
         m.assert_invariants()

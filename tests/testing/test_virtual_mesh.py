@@ -11,7 +11,7 @@ import pytest
 
 import mesh.testing
 from mesh.config import RaftConfig
-from mesh.errors import Conflict, MeshUnavailable, NotFound, TaskTimeout
+from mesh.errors import Conflict, MeshUnavailable, NotFound, TaskFailed, TaskTimeout
 from mesh.testing import Stuck
 from tests.testing.workshop import Workshop, on_a_loop
 
@@ -60,6 +60,29 @@ async def test_the_time_of_day_is_the_mesh_s_own() -> None:
         await m.submit("double", {"number": 1}, task_id="t1")
         at_s = m.task("t1").submitted_at / 1_000
         assert 3_600 <= at_s - noon.timestamp() <= 3_605
+
+
+@on_a_loop
+async def test_limits_and_schedules_go_by_the_mesh_s_clock() -> None:
+    """Half past noon. A schedule for every full hour fires at one; a task that takes too long is stopped after 5 s; a
+    pause of ten minutes is over after ten minutes.
+    """
+    noon = datetime(2030, 1, 1, 12, 30, tzinfo=UTC)
+    async with mesh.testing.local(Workshop().app, nodes=1, starts_at=noon) as m:
+        await m.client.set_cron("hourly", "0 * * * *", "double", {"number": 3})
+        handle = await m.submit("nap", {"seconds": 60}, max_attempts=1, run_timeout=5, task_id="t1")
+        with pytest.raises(TaskFailed):
+            await handle
+        assert 5 <= m.now <= 6
+        await m.client.pause("double", until="10m")
+        paused = await m.submit("double", {"number": 4})
+        assert await paused == 8
+        assert 605 <= m.now <= 607
+        await m.advance("30m")
+        fired = [event for event in m.events() if event.event == "cron_fired"]
+        assert len(fired) == 1
+        assert fired[0].at - noon.timestamp() * 1_000 == pytest.approx(30 * 60_000, abs=100)
+        m.assert_invariants()
 
 
 @on_a_loop
