@@ -38,9 +38,17 @@ def test_every_procedure_of_operations_is_tried_by_a_test_that_exists(section: s
         assert name in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)], f"{path}::{name}"
 
 
-@pytest.mark.parametrize(
-    "page", ["docs/guarantees.md", "docs/scheduling.md", "tests/sim/README.md", "README.md", "ARCHITECTURE.md"]
+PAGES = (
+    "docs/guarantees.md",
+    "docs/scheduling.md",
+    "docs/testing.md",
+    "tests/sim/README.md",
+    "README.md",
+    "ARCHITECTURE.md",
 )
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_what_a_page_points_to_is_there(page: str) -> None:
     """Tests by name, files and folders by path."""
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final, Unpack
 
@@ -94,14 +93,14 @@ class MeshClient(Questions, Orders):
                 task_id=task_id,
                 max_attempts=max_attempts,
                 delay=delay,
-                now_ms=int(time.time() * 1_000),
+                now_ms=int(self._courier.wall_s() * 1_000),
             )
         if max_attempts is None:
             max_attempts = ATTEMPTS_DEFAULT
         else:
             check_attempts(max_attempts)
         if task_id is None:
-            task_id = os.urandom(16).hex()
+            task_id = self._courier.new_id()
         else:
             check_name("task id", task_id)
         spec = TaskSpec(

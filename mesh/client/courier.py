@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from random import Random
+from time import time
 from typing import Final, TypeVar
 
 import msgspec
@@ -50,7 +51,12 @@ _Document = TypeVar("_Document")
 class Courier:
     """Carries submits, waits and requests to the mesh and back. Belongs to the event loop it was made in."""
 
-    def __init__(self, addresses: Iterable[str], dial: Dial, rng: Random) -> None:
+    def __init__(
+        self, addresses: Iterable[str], dial: Dial, rng: Random, *, wall_s: Callable[[], float] = time
+    ) -> None:
+        """`rng` makes up ids and varies pauses; `wall_s` is the time of day, in seconds since the epoch."""
+        self.wall_s = wall_s
+        self._rng = rng
         self._loop = asyncio.get_running_loop()
         self._links = Links(dial, addresses, deliver=self._deliver, lost=self._again, rerouted=self._rerouted)
         self._submits = Submits(self._links.send, rng)
@@ -103,6 +109,10 @@ class Courier:
         self._waits.abandon(closed)
         self._requests.abandon(closed)
         self._links.close()
+
+    def new_id(self) -> str:
+        """An id no other task has."""
+        return f"{self._rng.getrandbits(128):032x}"
 
     # --- submits, waits, requests -------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import Any, Final, Unpack
 
@@ -212,7 +211,7 @@ class Orders:
         ("10m").
         """
         check_name("capability", capability)
-        value = b"" if until is None else encode(_until_ms(until))
+        value = b"" if until is None else encode(_until_ms(until, self._courier.wall_s()))
         await self._courier.order(Action.PAUSE, capability, reason, value, timeout)
 
     async def resume(self, capability: str, *, timeout: float | None = None) -> None:
@@ -353,8 +352,8 @@ def _selected(selection: Selection) -> bytes:
     return encode(selection)
 
 
-def _until_ms(until: object) -> int:
+def _until_ms(until: object, now_s: float) -> int:
     """Text is a duration from now."""
     if isinstance(until, str):
-        return int(time.time() * 1_000) + limit_ms("until", until)
+        return int(now_s * 1_000) + limit_ms("until", until)
     return moment_ms("until", until)

@@ -18,6 +18,7 @@ from mesh.effects import CheckpointKept, StartAttempts, StopAttempts
 from mesh.errors import Refused, TaskCancelled
 from mesh.events import AttemptsEnded, AttemptsStarted, CheckpointOffered, Event
 from mesh.messages import AttemptOrder, AttemptOutcome, Failure, Lease
+from mesh.testing.virtual_time import Outside
 from mesh.wire.codec import decode_value
 
 BEGAN_AFTER_S = 0.02
@@ -32,22 +33,22 @@ _Result = TypeVar("_Result")
 class ThreadHandle:
     """A child task, for the plain function that submitted it: what a Handle does, blocking."""
 
-    def __init__(self, handle: Handle, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, handle: Handle, attempt: "Attempt") -> None:
         self._handle = handle
-        self._loop = loop
+        self._attempt = attempt
 
     @property
     def id(self) -> str:
         return self._handle.id
 
     def result(self, timeout: float | None = None) -> Any:
-        return _blocking(self._handle.result(timeout), self._loop)
+        return self._attempt.wait_for(self._handle.result(timeout))
 
     def status(self) -> str:
-        return _blocking(self._handle.status(), self._loop)
+        return self._attempt.wait_for(self._handle.status())
 
     def cancel(self, reason: str = "") -> None:
-        _blocking(self._handle.cancel(reason), self._loop)
+        self._attempt.wait_for(self._handle.cancel(reason))
 
 
 class Attempt:
@@ -58,6 +59,8 @@ class Attempt:
         self.lease: Lease = (order.task_id, order.token)
         self.begun = what.is_coroutine
         self.task: asyncio.Task[None] | None = None
+        self.thread = 0
+        """Its number outside the loop; 0 if it runs on the loop."""
         self.timer: asyncio.TimerHandle | None = None
         self.waiting: dict[int, tuple[asyncio.Future[None], bytes]] = {}
         """Checkpoints offered and not answered, by sequence."""
@@ -101,7 +104,7 @@ class Attempt:
     def keep_blocking(self, state: bytes) -> None:
         if self._attempts.is_on_loop():
             raise RuntimeError("checkpoint_sync would block the event loop: `await ctx.checkpoint(state)` instead")
-        _blocking(self._offered(state), self._attempts.loop)
+        self.wait_for(self._offered(state))
 
     async def _offered(self, state: bytes) -> None:
         await self.offer(state)
@@ -111,7 +114,21 @@ class Attempt:
         submitting = attempts.client().submit(capability, payload, **options)
         if attempts.is_on_loop():
             return submitting
-        return ThreadHandle(_blocking(submitting, attempts.loop), attempts.loop)
+        return ThreadHandle(self.wait_for(submitting), self)
+
+    def wait_for(self, wanted: Coroutine[Any, Any, _Result]) -> _Result:
+        """Run a coroutine on the loop, from this attempt's thread."""
+        future: Future[_Result] = asyncio.run_coroutine_threadsafe(self._aside(wanted), self._attempts.loop)
+        return future.result()
+
+    async def _aside(self, wanted: Coroutine[Any, Any, _Result]) -> _Result:
+        attempts = self._attempts
+        attempts.outside.pause(self.thread)
+        try:
+            return await wanted
+        finally:
+            if attempts.running.get(self.lease) is self:
+                attempts.outside.go_on(self.thread)
 
 
 class Attempts:
@@ -125,12 +142,16 @@ class Attempts:
         loop: asyncio.AbstractEventLoop,
         deliver: Callable[[Event], None],
         client: Callable[[], MeshClient],
+        outside: Outside | None = None,
     ) -> None:
-        """`deliver` takes events for the node; `client` gives the client that child tasks are submitted with."""
+        """`deliver` takes events for the node; `client` gives the client that child tasks are submitted with; `outside`
+        is told which threads have something to do.
+        """
         self.node_id = node_id
         self.loop = loop
         self.deliver = deliver
         self.client = client
+        self.outside = outside or Outside()
         self.running: dict[Lease, Attempt] = {}
         self._app = app
         self._thread = get_ident()
@@ -155,6 +176,7 @@ class Attempts:
             if what.is_coroutine:
                 attempt.task = asyncio.Task(self._on_loop(attempt), loop=self.loop, name=order.task_id)
             else:
+                attempt.thread = self.outside.begin()
                 self._pool.submit(self._in_thread, attempt)
 
     def stop(self, effect: StopAttempts) -> None:
@@ -189,6 +211,7 @@ class Attempts:
 
     def _cancel(self, attempt: Attempt) -> None:
         attempt.context.cancelled = True
+        self.outside.pause(attempt.thread)
         if attempt.timer is not None:
             attempt.timer.cancel()
         if self.loop.is_closed():
@@ -216,6 +239,7 @@ class Attempts:
         self._ended(attempt, outcome)
 
     def _in_thread(self, attempt: Attempt) -> None:
+        self.outside.speak_as(attempt.thread)
         attempt.begun = True
         try:
             outcome = _success(attempt.order, attempt.call())
@@ -230,6 +254,7 @@ class Attempts:
         if self.running.get(attempt.lease) is not attempt:
             return  # It was stopped, and nobody asks.
         del self.running[attempt.lease]
+        self.outside.pause(attempt.thread)
         if attempt.timer is not None:
             attempt.timer.cancel()
         self.deliver(AttemptsEnded([outcome]))
@@ -239,12 +264,6 @@ class Attempts:
             self.deliver(AttemptsStarted([attempt.lease]))
         else:
             attempt.timer = self.loop.call_later(BEGAN_AFTER_S, self._report_begun, attempt)
-
-
-def _blocking(wanted: Coroutine[Any, Any, _Result], loop: asyncio.AbstractEventLoop) -> _Result:
-    """Run a coroutine on the loop, from a thread of its own."""
-    future: Future[_Result] = asyncio.run_coroutine_threadsafe(wanted, loop)
-    return future.result()
 
 
 def _success(order: AttemptOrder, value: Any) -> AttemptOutcome:

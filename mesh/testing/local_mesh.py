@@ -1,8 +1,9 @@
 """LocalMesh: nodes started, joined, killed and restarted in one process; work submitted to them and looked at."""
 
 import asyncio
-from collections.abc import Callable
-from random import SystemRandom
+from collections.abc import Callable, Iterable
+from random import Random, SystemRandom
+from time import time
 from types import TracebackType
 from typing import Any, Self
 from weakref import finalize
@@ -14,15 +15,15 @@ from mesh.app import Mesh
 from mesh.client import Handle, MeshClient
 from mesh.client.courier import Courier
 from mesh.client.links import Link, LinkEvents
-from mesh.config import DispatchConfig, GossipConfig, MembershipConfig, NodeConfig
+from mesh.config import DispatchConfig, GossipConfig, MembershipConfig, NodeConfig, RaftConfig
 from mesh.dispatch.placement import Candidate
 from mesh.durable import TaskRow
-from mesh.ids import TaskId
-from mesh.ledger.task import Task
-from mesh.messages import Action, Question, TaskSpec
+from mesh.ids import FencingToken, TaskId
+from mesh.ledger.task import Happening, Task
+from mesh.messages import Action, AttemptOutcome, Question, TaskSpec
 from mesh.node import Node
 from mesh.testing.machine import Machine, MemoryLink, Network
-from mesh.wire.codec import decode_task
+from mesh.wire.codec import decode_happenings, decode_task
 
 START_TIMEOUT_S = 10.0
 SUBMIT_TIMEOUT_S = 30.0
@@ -62,6 +63,9 @@ class LocalMesh:
         heartbeat_interval_ms: int = 1_000,
         failure_threshold: int = 3,
         dispatch: DispatchConfig | None = None,
+        raft: RaftConfig | None = None,
+        dice: Random | None = None,
+        wall_s: Callable[[], float] = time,
     ) -> None:
         """
         Args:
@@ -70,6 +74,9 @@ class LocalMesh:
             slots: attempts each of them runs at once.
             heartbeat_interval_ms, failure_threshold: as everywhere, see GossipConfig. Raises ValueError.
             dispatch: the queue's bounds, where a test is about them.
+            raft: how the log is replicated, likewise.
+            dice: rolled by nodes and clients; the system's own, if not given.
+            wall_s: the time of day, in seconds since the epoch.
         """
         names = tuple(f"n{number + 1}" for number in range(voters)) if isinstance(voters, int) else voters
         if not names:
@@ -77,6 +84,9 @@ class LocalMesh:
         self._voters = tuple((name, f"{name}:0") for name in sorted(names))
         self._gossip = GossipConfig(heartbeat_interval_ms=heartbeat_interval_ms, failure_threshold=failure_threshold)
         self._dispatch = dispatch or DispatchConfig()
+        self._raft = raft or RaftConfig()
+        self._dice = dice or SystemRandom()
+        self._wall_s = wall_s
         self._machines: dict[str, Machine] = {}
         self._network: Network | None = None
         self._courier: Courier | None = None
@@ -131,13 +141,37 @@ class LocalMesh:
     def is_open(self) -> bool:
         return self._courier is not None
 
+    # --- for those who watch it from outside ---
+
+    @property
+    def courier(self) -> Courier:
+        """What its client sends by."""
+        assert self._courier is not None, "the mesh has started"
+        return self._courier
+
+    def watch(self, client: MeshClient) -> None:
+        """From here on, children of tasks are submitted with this client, and what attempts come to is remembered."""
+        assert self._network is not None, "the mesh has started"
+        self._network.client = client
+        self._network.outcomes = {}
+
+    def outcome(self, task_id: TaskId, token: FencingToken) -> AttemptOutcome | None:
+        """What an attempt came to where it ran, if it ended while the mesh was watched."""
+        outcomes = None if self._network is None else self._network.outcomes
+        return None if outcomes is None else outcomes.get((task_id, token))
+
+    @property
+    def broken(self) -> list[Exception]:
+        """Why nodes stopped that nobody killed."""
+        return [] if self._network is None else self._network.broken
+
     def _power_on(self, loop: asyncio.AbstractEventLoop) -> None:
         """Every machine starts, from its disk if it has been on before."""
         before = self._network
         if before is not None and before.loop is not loop and before.loop.is_running():
             raise RuntimeError("this mesh lives on another event loop, which is still running")
         _stop(self._machines)
-        network = self._network = Network(loop)
+        network = self._network = Network(loop, self._dice, self._wall_s)
         if not self._machines:
             for name, address in self._voters:
                 self._machines[name] = Machine(self._config(name, address, self._slots), self._app, network)
@@ -151,7 +185,8 @@ class LocalMesh:
         def dial(address: str, events: LinkEvents) -> Link:
             return MemoryLink(network, address, events)
 
-        self._courier = Courier([address for _, address in self._voters], dial, SystemRandom())
+        addresses = [address for _, address in self._voters]
+        self._courier = Courier(addresses, dial, self._dice, wall_s=self._wall_s)
         network.client = self.client = MeshClient(self._courier)
 
     async def _open(self) -> None:
@@ -168,6 +203,7 @@ class LocalMesh:
             voters=self._voters,
             slots=slots,
             gossip=self._gossip,
+            raft=self._raft,
             dispatch=self._dispatch,
             membership=MembershipConfig(voters_wanted=max(1, len(self._voters)), replace_after_ms=NEVER_MS),
         )
@@ -208,6 +244,39 @@ class LocalMesh:
         if not machine.is_up:
             machine.start()
 
+    def pause(self, node_id: str) -> None:
+        """Let a node handle nothing, as SIGSTOP does: messages queue up, its timers come late. Raises KeyError.
+
+        The code it runs goes on, and so does its disk.
+        """
+        self._machines[node_id].pause()
+
+    def resume(self, node_id: str) -> None:
+        """Let a paused node go on. Raises KeyError."""
+        self._machines[node_id].resume()
+
+    def partition(self, *groups: Iterable[str]) -> None:
+        """Divide the network: only nodes of one group reach each other. Nodes in no group are one more; clients reach
+        all. Raises ValueError for what is no division.
+        """
+        assert self._network is not None, "start the mesh first"
+        sides = [list(group) for group in groups]
+        named = [node_id for side in sides for node_id in side]
+        for node_id in named:
+            if node_id not in self._machines:
+                raise ValueError(f"there is no node {node_id!r}; there are {', '.join(self._machines)}")
+            if named.count(node_id) > 1:
+                raise ValueError(f"{node_id!r} is named twice: a node is on one side of a partition")
+        self._network.divide(sides)
+
+    def heal(self) -> None:
+        """All nodes reach each other again."""
+        self.partition()
+
+    @property
+    def node_ids(self) -> list[str]:
+        return list(self._machines)
+
     def is_up(self, node_id: str) -> bool:
         machine = self._machines.get(node_id)
         return machine is not None and machine.is_up
@@ -223,11 +292,10 @@ class LocalMesh:
 
     @property
     def leader(self) -> Node | None:
-        """The node in office, if there is one."""
-        for machine in self._machines.values():
-            if machine.is_up and machine.node.leading.dispatcher.in_office:
-                return machine.node
-        return None
+        """The node in office, if there is one; of two, one of which has not heard of the other, the later."""
+        running = [machine.node for machine in self._machines.values() if machine.is_up and not machine.is_paused]
+        in_office = [node for node in running if node.leading.dispatcher.in_office]
+        return max(in_office, key=lambda node: node.raft.term, default=None)
 
     def candidates(self) -> list[Candidate]:
         """The nodes that may be granted tasks, as the leader sees them; none without a leader."""
@@ -290,6 +358,24 @@ class LocalMesh:
         node = self.freshest
         return None if node is None else node.behind.find(TaskId(task_id))
 
+    def look_up(self, task_id: str) -> Task | None:
+        """A task, whether it lives or has finished long ago."""
+        node, found = self.freshest, self.find(task_id)
+        if node is None or found is not None:
+            return found
+        row = self._machines[node.node_id].disk.ledger.rows.get(TaskId(task_id))
+        return None if row is None else decode_task(row.record)
+
+    def happenings(self) -> list[Happening]:
+        """Whatever has happened, in the order of the log."""
+        node = self.freshest
+        if node is None:
+            return []
+        stored = [decode_happenings(data) for _, data in self._machines[node.node_id].disk.ledger.events]
+        return [one for batch in stored for one in batch] + [
+            one for _, batch in node.behind.recent_events(0) for one in batch
+        ]
+
     def live_tasks(self) -> list[Task]:
         """Tasks that have not finished, dead letters among them, in the order they were submitted in."""
         node = self.freshest
@@ -316,7 +402,9 @@ class LocalMesh:
         node = self.freshest
         if node is None:
             return None
-        return node.answers.status(node.now_ms, stale=True, counters=node.counters)
+        machine = self._machines[node.node_id]
+        now_ms = machine.now_ms() if machine.is_up else node.now_ms
+        return node.answers.status(now_ms, stale=True, counters=node.counters)
 
 
 def _stop(machines: dict[str, Machine]) -> None:

@@ -6,11 +6,10 @@ a later turn of the loop, what is written is on disk at once, and nothing is los
 
 import asyncio
 import os
-import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from random import Random, SystemRandom
+from random import Random
 from typing import Any
 
 from mesh import effects
@@ -21,6 +20,7 @@ from mesh.config import NodeConfig
 from mesh.effects import Send
 from mesh.events import (
     AgentsReady,
+    AttemptsEnded,
     ClientGone,
     ClientMessage,
     DeadlineReached,
@@ -40,12 +40,19 @@ from mesh.events import (
     TurnEnded,
 )
 from mesh.ids import ClientId, NodeId
+from mesh.messages import AttemptOutcome, Lease
 from mesh.node import Node
 from mesh.sim.disk import Disk, LedgerFile
 from mesh.testing.attempts import Attempts, versions_of
+from mesh.testing.virtual_time import Outside, VirtualTimeLoop
 
 CHUNK_ROWS = 256
 """Rows of a snapshot read at once."""
+
+INBOX_MAX = 100_000
+"""What waits for a node that is paused; the rest is dropped in silence, as sockets do it."""
+
+_FROM_SOCKETS = frozenset({PeerMessage, ClientMessage, GossipReceived})
 
 _TURN_ENDED = TurnEnded()
 _DEADLINE = DeadlineReached()
@@ -54,24 +61,32 @@ _DEADLINE = DeadlineReached()
 class Network:
     """The wires between the machines of one mesh, and from clients to them."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, dice: Random, wall_s: Callable[[], float]) -> None:
+        """`dice` are rolled for whatever must differ; `wall_s` is the time of day, in seconds since the epoch."""
         self.loop = loop
+        self.dice = dice
+        self.wall_s = wall_s
+        self.outside = loop.outside if isinstance(loop, VirtualTimeLoop) else Outside()
         self.machines: dict[str, Machine] = {}
         self.links: list[MemoryLink] = []
         self.client: MeshClient | None = None
         """What child tasks are submitted with."""
         self.broken: list[Exception] = []
         """Why machines stopped that nobody killed: broken invariants."""
+        self.outcomes: dict[Lease, AttemptOutcome] | None = None
+        """What every attempt came to where it ran, if somebody wants to compare."""
+        self._islands: dict[str, int] = {}
+        """Which part of a divided network a node is in; empty while all is one."""
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     def send(self, source: NodeId, send: Send) -> None:
         machine = self.machines.get(send.to)
-        if machine is not None:
+        if machine is not None and not self.is_cut(source, send.to):
             self.loop.call_soon(machine.deliver, PeerMessage(source, send.data))
 
     def publish(self, source: NodeId, data: bytes) -> None:
         for machine in self.machines.values():
-            if machine.node_id != source:
+            if machine.node_id != source and not self.is_cut(source, machine.node_id):
                 self.loop.call_soon(machine.deliver, GossipReceived(data))
 
     def started(self) -> None:
@@ -89,6 +104,19 @@ class Network:
         for link in list(self.links):
             link.machine_stopped(stopped)
         self.turned()
+
+    def is_cut(self, one: str, other: str) -> bool:
+        """Whether there is no way between two nodes."""
+        return bool(self._islands) and self._islands.get(one, -1) != self._islands.get(other, -1)
+
+    def divide(self, groups: Iterable[Iterable[str]]) -> None:
+        """Only nodes of one group reach each other from here on; those in none are one more. No group: all do."""
+        self._islands = {node_id: number for number, group in enumerate(groups) for node_id in group}
+        for machine in self.machines.values():
+            for peer in [peer for peer in machine.links if self.is_cut(machine.node_id, peer)]:
+                del machine.links[peer]
+                self.loop.call_soon(machine.deliver, LinkDown(peer))
+        self.started()
 
     def child_client(self) -> MeshClient:
         assert self.client is not None, "user code runs only once the mesh has started"
@@ -135,7 +163,7 @@ class MemoryLink:
         if self._machine is not None or self not in self._network.links:
             return
         for machine in self._network.machines.values():
-            if machine.is_up and machine.config.address == self._address:
+            if machine.is_up and not machine.is_paused and machine.config.address == self._address:
                 self._machine = machine
                 self._client = machine.accept(self._events.on_message)
                 self._events.on_up(machine.node_id, machine.incarnation)
@@ -171,6 +199,7 @@ class Machine:
         self.disk = Disk(config.node_id)
         self.incarnation = 0
         self.is_up = False
+        self.is_paused = False
         self.links: dict[NodeId, int] = {}
         """Peers we have a link to, and their incarnation."""
         self.clients: dict[ClientId, Callable[[bytes], None]] = {}
@@ -195,6 +224,7 @@ class Machine:
         self.incarnation += 1
         self._loop = self._network.loop
         self._held: deque[Send] = deque()
+        self._inbox: deque[Event] = deque()
         self._durable = 0
         self._snapshots: dict[int, LedgerFile] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -203,12 +233,18 @@ class Machine:
         self._known = 0
         self._tell = self._ear_of(self.incarnation)
         self._attempts = Attempts(
-            self.node_id, self.app, self.config.slots, self._loop, self._tell, self._network.child_client
+            self.node_id,
+            self.app,
+            self.config.slots,
+            self._loop,
+            self._tell,
+            self._network.child_client,
+            self._network.outside,
         )
         self._deeds = self._all_deeds()
-        epoch_ms = time.time_ns() // 1_000_000 - self._now_ms()
+        epoch_ms = int(self._network.wall_s() * 1_000) - self.now_ms()
         config = replace(self.config, incarnation=self.incarnation, epoch_ms=epoch_ms, pid=os.getpid())
-        self.node = Node(config, self.disk.recover(), Random(SystemRandom().getrandbits(64)), self._now_ms())
+        self.node = Node(config, self.disk.recover(), Random(self._network.dice.getrandbits(64)), self.now_ms())
         self.is_up = True
         self._network.started()
         self.deliver(AgentsReady(self.app.capabilities, versions_of(self.app)))
@@ -217,7 +253,7 @@ class Machine:
         """The node is gone, now: nothing more is read, sent or run."""
         if not self.is_up:
             return
-        self.is_up = False
+        self.is_up = self.is_paused = False
         self.links.clear()
         self.clients.clear()
         if self._timer is not None:
@@ -225,6 +261,22 @@ class Machine:
         self._attempts.end()
         if not self._loop.is_closed():
             self._network.stopped(self, silent=silent)
+
+    def pause(self) -> None:
+        """As SIGSTOP does it: nothing is read and no timer seen. User code and the disk go on; links stay up."""
+        self.is_paused, self._is_turn_due = self.is_up, False
+
+    def resume(self) -> None:
+        """The node finds everything that came meanwhile, and that time has jumped."""
+        if not self.is_paused:
+            return
+        self.is_paused = False
+        inbox, self._inbox = self._inbox, deque()
+        for event in inbox:
+            self.deliver(event)
+        if self.is_up:
+            self._turn_soon()
+            self._network.started()
 
     def accept(self, receive: Callable[[bytes], None]) -> ClientId:
         """A client has dialled this node."""
@@ -235,13 +287,15 @@ class Machine:
 
     def dial(self) -> None:
         """Make links to the members we know and have none to."""
-        if not self.is_up:
+        if not self.is_up or self.is_paused:
             return
         members = self.node.detector.members()
         self._known = len(members)
         for member in members:
             peer = self._network.machines.get(member.node_id)
             if peer is None or peer is self or not peer.is_up or self.links.get(peer.node_id) == peer.incarnation:
+                continue
+            if peer.is_paused or self._network.is_cut(self.node_id, peer.node_id):
                 continue
             self.links[peer.node_id] = peer.incarnation
             self._loop.call_soon(self.deliver, LinkUp(peer.node_id, peer.incarnation))
@@ -251,18 +305,25 @@ class Machine:
     def deliver(self, event: Event) -> None:
         if not self.is_up:
             return
+        if self.is_paused:
+            if len(self._inbox) < INBOX_MAX or type(event) not in _FROM_SOCKETS:
+                self._inbox.append(event)
+            return
         if type(event) is Durable:
             self._durable = event.token
             while self._held and self._held[0].after <= self._durable:
                 self._network.send(self.node_id, self._held.popleft())
         try:
-            for effect in self.node.handle(event, self._now_ms()):
+            for effect in self.node.handle(event, self.now_ms()):
                 self._deeds[type(effect)](effect)
         except Exception as error:
             # Going on with half an event handled would be guessing.
             self._network.broken.append(error)
             self.stop()
             raise
+        self._turn_soon()
+
+    def _turn_soon(self) -> None:
         if not self._is_turn_due:
             self._is_turn_due = True
             self._loop.call_soon(self._end_turn)
@@ -272,13 +333,15 @@ class Machine:
 
         def hear(event: Event) -> None:
             if incarnation == self.incarnation:
+                if type(event) is AttemptsEnded and self._network.outcomes is not None:
+                    self._network.outcomes.update(((end.task_id, end.token), end) for end in event.outcomes)
                 self.deliver(event)
 
         return hear
 
     def _end_turn(self) -> None:
-        if not self.is_up:
-            return
+        if not self.is_up or not self._is_turn_due:
+            return  # The turn of a node that is gone, or paused meanwhile.
         self.deliver(_TURN_ENDED)
         self._is_turn_due = False
         self._arm()
@@ -298,14 +361,14 @@ class Machine:
 
     def _on_timer(self) -> None:
         self._timer = None
-        if not self.is_up:
+        if not self.is_up or self.is_paused:
             return
-        if self._now_ms() >= self.node.next_deadline_ms():
+        if self.now_ms() >= self.node.next_deadline_ms():
             self.deliver(_DEADLINE)
         else:
             self._arm()
 
-    def _now_ms(self) -> int:
+    def now_ms(self) -> int:
         return int(self._loop.time() * 1_000)
 
     # --- deeds ---
