@@ -35,6 +35,9 @@ from mesh.wire.codec import decode_batch, encode
 if TYPE_CHECKING:
     from mesh.node.node import Node
 
+ROOM_AGAIN_MS = 500
+"""A schedule that is due looks this often whether there is room."""
+
 
 class Leading:
     """One node's terms of office, one after another."""
@@ -45,6 +48,8 @@ class Leading:
         self.dispatcher = Dispatcher(node.config, node.ledger, node.detector, rng)
         self._firing: dict[str, int] = {}
         """Schedules that were proposed to fire, and for when that was due."""
+        self._looked_at_crons_ms = 0
+        """When (epoch) there was no room for what was due."""
         self._level_ms = 0
         """Not before then is another level proposed."""
         self._proposed: dict[LogIndex, tuple[Term, Batch]] = {}
@@ -105,7 +110,7 @@ class Leading:
             node.ledger.queue.next_due_ms(),
             dispatcher.deadlines.next_due_ms(),
             dispatcher.wake_ms,
-            calendar.next_due_ms(node.ledger.crons, self._firing),
+            self._next_firing_ms(),
         )
         due_ms = min((due_ms for due_ms in dues_ms if due_ms is not None), default=None)
         if due_ms is None or len(self._proposed) >= node.config.dispatch.entries_in_flight_max:
@@ -135,9 +140,16 @@ class Leading:
                 return
             self._proposed[index] = (self._term, batch)
 
+    def _next_firing_ms(self) -> int | None:
+        """When (epoch) to look at the schedules again. What is due and was not proposed waits for room."""
+        crons = self._node.ledger.crons
+        due_ms = calendar.next_due_ms(crons, self._firing) if crons else None
+        return None if due_ms is None else max(due_ms, self._looked_at_crons_ms + ROOM_AGAIN_MS)
+
     def _fire_crons(self) -> None:
         """What schedules submit needs room like everything else: without it they are late, and lost never."""
         if not Room(self._node).has_any:
+            self._looked_at_crons_ms = self.log_ms()
             return
         for firing in calendar.due(self._node.ledger.crons, self.log_ms(), self._rng, self._firing):
             self.dispatcher.command(firing)
