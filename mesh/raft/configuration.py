@@ -158,6 +158,11 @@ class ConfigurationHistory:
         return LogIndex(0)
 
     @property
+    def before(self) -> Configuration:
+        """The one that the latest replaced, committed before that was proposed; the latest if no other is known."""
+        return self._history[-2:][0][1]
+
+    @property
     def oldest_index(self) -> LogIndex:
         return self._history[0][0]
 

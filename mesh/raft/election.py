@@ -46,9 +46,12 @@ def has_live_leader(s: ReplicaState, now_ms: int) -> bool:
 
 
 def may_campaign(s: ReplicaState, now_ms: int) -> bool:
-    """Whether we could hold office: a voter in good health."""
+    """Whether we could hold office: a voter in good health. So can one whose vote is being taken, by the votes of the
+    others alone: it may be the only one that holds the entry, and its log too long for it to vote for any other. It
+    leaves office once the entry is committed (thesis 4.2.2).
+    """
     return (
-        s.is_voter
+        (s.is_voter or s.is_losing_vote)
         and not s.is_barred
         and not s.is_disk_failed
         and not s.is_installing

@@ -6,7 +6,7 @@ from enum import Enum
 from random import Random
 
 from mesh.config import RaftConfig
-from mesh.durable import Entry, HardState
+from mesh.durable import Entry, HardState, Member
 from mesh.effects import NOTHING
 from mesh.ids import LogIndex, NodeId, PersistToken, Term
 from mesh.messages import RaftMessage
@@ -116,13 +116,27 @@ class ReplicaState:
         """Whether the configuration in force has this very log. Who founded the mesh is known by id as well, until the
         logs have their names; who joined it is not, for the name may be meant for one who lost his disk.
         """
-        member = self.log.configurations.latest.member(self.node_id)
+        return self._is_meant(self.log.configurations.latest.member(self.node_id))
+
+    def _is_meant(self, member: Member | None) -> bool:
         return member is not None and (member.mark == self.mark or (self.is_founder and not member.mark))
 
     @property
     def is_voter(self) -> bool:
         """Whether it gives this log a vote."""
         return self.node_id in self.log.configurations.voter_ids and self.is_member
+
+    @property
+    def is_losing_vote(self) -> bool:
+        """Whether it takes this log's vote, and may yet be cut: the configuration before it gives us one, and is the
+        one that the others may still go by. Never while our id has a vote in it, for then that is another log's, and we
+        would count our own as such.
+        """
+        configurations = self.log.configurations
+        if self.node_id in configurations.voter_ids or configurations.index <= self.commit_index:
+            return False
+        before = configurations.before
+        return self.node_id in before.voter_ids and self._is_meant(before.member(self.node_id))
 
     @property
     def may_promise(self) -> bool:

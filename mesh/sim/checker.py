@@ -151,6 +151,8 @@ class Checker:
         if is_leader:
             if s.term not in self.record.leaders:
                 self.coverage.add("election won")
+                if s.node_id not in s.log.configurations.voter_ids:
+                    self.coverage.add("led without a vote")
             invariants_raft.one_leader_per_term(self.record, node_id, s)
             invariants_raft.elected_by_a_majority(self.record, node_id, mark, s)
             invariants_raft.leader_completeness(self.record, node_id, s)

@@ -32,9 +32,13 @@ def one_leader_per_term(record: Record, node_id: str, s: ReplicaState) -> None:
 def elected_by_a_majority(record: Record, node_id: str, mark: str, s: ReplicaState) -> None:
     """1: whoever leads was voted for by a majority of the voters it goes by, by the votes that left them, each counted
     once. A vote is that of a log: one that left the same node with another log is no voter's, nor is a learner's.
+
+    It is a voter itself, or was one by the configuration before, while this one is not committed (thesis 4.2.2).
     """
-    voters = s.log.configurations.latest.voters
-    if not any((voter.node_id, mark_of(voter)) == (node_id, mark) for voter in voters):
+    configurations = s.log.configurations
+    voters = configurations.latest.voters
+    before = configurations.before.voters if configurations.index > s.commit_index else ()
+    if not any((voter.node_id, mark_of(voter)) == (node_id, mark) for voter in voters + before):
         raise Violation(
             "1 one leader per term", f"{node_id} with log {mark} leads term {s.term}, and is none of {voters}"
         )

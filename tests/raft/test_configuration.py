@@ -112,6 +112,19 @@ def test_the_one_in_force_at_an_index_is_the_last_that_came_by_then() -> None:
     assert at == [founding(ANA), founding(ANA), founding(ANA, BEN), founding(ANA, BEN), TRIO, TRIO]
 
 
+def test_the_one_before_the_latest_is_known_until_it_is_forgotten() -> None:
+    """Forgotten by a cut, and by what the table covers: then the latest is committed, and no other counts."""
+    history = ConfigurationHistory(LogIndex(1), founding(ANA))
+    assert history.before == founding(ANA)
+    history.append(LogIndex(5), founding(ANA, BEN))
+    history.append(LogIndex(9), TRIO)
+    assert history.before == founding(ANA, BEN)
+    history.truncate(LogIndex(9))
+    assert history.before == founding(ANA)
+    history.compact(LogIndex(5))
+    assert history.before == founding(ANA, BEN)
+
+
 def test_a_learner_comes_last_and_once() -> None:
     kai = Member(KAI, "kai:7000")
     more = with_learner(TRIO, kai)

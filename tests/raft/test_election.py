@@ -11,8 +11,25 @@ from mesh.durable import Configuration, Entry, EntryKind, HardState, Member, Rec
 from mesh.effects import NOTHING
 from mesh.ids import LogIndex, NodeId, PersistToken, Term
 from mesh.messages import Append, AppendReply, PreVote, PreVoteReply, RaftMessage, Vote, VoteReply
+from mesh.raft.configuration import without_vote
 from mesh.raft.replica import Outgoing, Replica, Role
-from tests.raft.cast import ANA, BEN, CONFIG, EVA, KAI, LEO, Cast, encoded, follower, founding, recovered, replica, role
+from tests.raft.cast import (
+    ANA,
+    BEN,
+    CONFIG,
+    CONFIGURATION,
+    EVA,
+    KAI,
+    LEO,
+    Cast,
+    encoded,
+    follower,
+    founding,
+    founding_entry,
+    recovered,
+    replica,
+    role,
+)
 
 TRIO = founding(ANA, BEN, EVA)
 FIVE = founding(ANA, BEN, EVA, KAI, LEO)
@@ -582,3 +599,99 @@ def test_one_to_whom_the_link_is_lost_may_still_reach_us() -> None:
     assert (role(ben), list(ben._s.links_lost)) == (Role.CANDIDATE, [ANA])
     ben.receive(EVA, yes(2), 710)
     assert role(ben) is Role.LEADER
+
+
+# --- a vote that is being taken ---------------------------------------------------------------------------------------
+
+
+def test_who_alone_holds_the_entry_that_takes_its_vote_brings_it_to_the_other() -> None:
+    """Thesis 4.2.2. Ana takes ben's vote, her disk hangs, and she dies: ben has the entry, she does not. She needs his
+    vote and does not get it, as his log is longer; so he stands, by her vote alone, and makes room once it is settled.
+    """
+    duo = founding(ANA, BEN)
+    alone = without_vote(duo, BEN, held_back=True)
+    cast = Cast(duo)
+    cast.elect(ANA)
+    cast.lazy_disks = [ANA]
+    assert cast.propose(ANA, encoded(alone), CONFIGURATION) == 3
+    cast.deliver()
+    cast.crash(ANA)
+    cast.lazy_disks = []
+    ana, ben = cast.start(ANA), cast.replicas[BEN]
+    assert (ana.configuration, ben.configuration) == (duo, alone)
+    assert (ana.last_index, ben.last_index, ben.commit_index) == (2, 3, 2)
+    cast.advance(3_000)
+    assert cast.leaders == {2: ANA, 3: BEN, 4: ANA}
+    assert (role(ana), role(ben)) == (Role.LEADER, Role.FOLLOWER)
+    assert ana.configuration == ben.configuration == alone
+    assert min(ana.commit_index, ben.commit_index) >= 4
+
+
+def test_the_death_of_the_leader_that_took_a_vote_is_survived_by_a_mesh_of_four() -> None:
+    """Ana takes kai's vote, tells only kai, and never comes back. Ben and eva still need one of three others who votes
+    for them; kai has more than they have, and stands before them without counting himself.
+    """
+    four = founding(ANA, BEN, EVA, KAI)
+    cast = Cast(four)
+    cast.elect(ANA)
+    cast.cut(ANA, BEN, EVA)
+    assert cast.propose(ANA, encoded(without_vote(four, KAI, held_back=True)), CONFIGURATION) == 3
+    cast.deliver()
+    cast.crash(ANA)
+    cast.advance(3_000)
+    leader = cast.leader()
+    assert cast.leaders[3] == KAI
+    assert leader is not None and leader.leader_id in (BEN, EVA)
+    assert leader.configuration == without_vote(four, KAI, held_back=True)
+    assert [cast.replicas[name].commit_index >= 3 for name in (BEN, EVA, KAI)] == [True] * 3
+
+
+def test_a_vote_of_its_own_that_is_being_taken_elects_nobody() -> None:
+    """Kai asks the three that are left. His own vote is none of theirs: two of them must have voted for him."""
+    four = founding(ANA, BEN, EVA, KAI)
+    taken = Entry(LogIndex(2), Term(2), CONFIGURATION, encoded(without_vote(four, KAI, held_back=True)))
+    kai = replica(KAI, four, recovered((2, None), [founding_entry(four), taken]))
+    kai.take()
+    kai.tick(kai.next_deadline_ms())
+    assert [(to, message) for to, message, _ in said(kai)] == [(name, pre_vote(3, 2, 2)) for name in (ANA, BEN, EVA)]
+    kai.receive(ANA, PreVoteReply(Term(3), True), 700)
+    assert role(kai) is Role.PRE_CANDIDATE
+    kai.receive(BEN, PreVoteReply(Term(3), True), 700)
+    kai.receive(ANA, yes(3), 710)
+    assert role(kai) is Role.CANDIDATE
+    kai.receive(BEN, yes(3), 720)
+    assert role(kai) is Role.LEADER
+    assert not kai.serving
+
+
+def test_a_vote_that_is_gone_for_good_is_not_asked_with() -> None:
+    """Ana tells kai that the entry which took his vote is committed. From then on he waits for others to lead."""
+    four = founding(ANA, BEN, EVA, KAI)
+    taken = Entry(LogIndex(2), Term(2), CONFIGURATION, encoded(without_vote(four, KAI, held_back=True)))
+    kai = replica(KAI, four, recovered((2, None), [founding_entry(four), taken]))
+    kai.receive(ANA, Append(Term(2), LogIndex(2), Term(2), LogIndex(2), 1, ()), 10)
+    assert kai.commit_index == 2
+    kai.take()
+    kai.tick(kai.next_deadline_ms())
+    assert (role(kai), said(kai)) == (Role.FOLLOWER, [])
+
+
+def test_a_vote_that_was_another_logs_is_not_asked_with() -> None:
+    """The entry on its way takes the vote of kai's first log. This is his second, which never had one."""
+    first, second = Member(KAI, "k:1", "kai-1"), Member(KAI, "k:1", "kai-2")
+    ana = Member(ANA, "a:1", "ana-1")
+    history = [Configuration((ana, first)), Configuration((ana,), (second,), ("kai-1",))]
+    entries = [Entry(LogIndex(n), Term(1), CONFIGURATION, encoded(each)) for n, each in enumerate(history, start=1)]
+    for mark, stands in (("kai-1", Role.PRE_CANDIDATE), ("kai-2", Role.FOLLOWER)):
+        kai = Replica(
+            node_id=KAI,
+            config=CONFIG,
+            recovered=recovered((1, None), entries),
+            founding=Configuration(()),
+            configuration_data=b"",
+            rng=Random(1),
+            now_ms=0,
+            mark=mark,
+        )
+        kai.tick(kai.next_deadline_ms())
+        assert role(kai) is stands

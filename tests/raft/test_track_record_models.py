@@ -15,8 +15,8 @@ from mesh.durable import Configuration, Entry
 from mesh.effects import NOTHING, Persist
 from mesh.ids import LogIndex, NodeId, Term
 from mesh.messages import Append, AppendReply
-from mesh.raft import commit, replication
-from mesh.raft.configuration import with_voter, without
+from mesh.raft import commit, election, replication
+from mesh.raft.configuration import with_voter, without, without_vote
 from mesh.raft.journal import Journal
 from mesh.raft.output import Outgoing
 from mesh.raft.replica import Replica, Role
@@ -107,6 +107,48 @@ def test_d29_the_model_finds_the_fork_of_2015(monkeypatch: pytest.MonkeyPatch) -
     _, way = explored(led_by_the_first(founding(ANA, BEN, EVA, KAI)), steps, 6)
     assert way[:2] == ["ana removes ben", "ben stands before ('eva', 'kai')"]
     assert len(way) == 6
+
+
+# --- thesis 4.2.2: whoever loses its vote may lead until that is committed --------------------------------------------
+
+
+def steps_with_votes_taken(mesh: SmallMesh) -> Iterator[Step]:
+    """The same, and any leader takes the vote of anybody, itself too."""
+    yield from steps(mesh)
+    for name, one in mesh.replicas.items():
+        for peer in mesh.replicas if one.role is Role.LEADER else ():
+            changed = without_vote(one.configuration, peer, held_back=False)
+            if changed is not one.configuration:
+                yield f"{name} takes the vote of {peer}", _change(name, changed)
+
+
+@pytest.mark.parametrize(("configuration", "steps_max", "states_min"), [(founding(ANA, BEN), 9, 60), (TRIO, 7, 3_000)])
+def test_no_leader_whose_vote_is_being_taken_forks_the_log(
+    configuration: Configuration, steps_max: int, states_min: int
+) -> None:
+    states, way = explored(led_by_the_first(configuration), steps_with_votes_taken, steps_max)
+    assert way == []
+    assert states >= states_min
+
+
+def test_the_model_finds_the_fork_of_one_who_counts_the_vote_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ben holds the entry that takes his vote, not the one after it; by his own vote and eva's he leads without it."""
+    count = election._count
+
+    def counting_itself(s: ReplicaState, now_ms: int) -> None:
+        voters = s.log.configurations.voter_ids
+        if s.is_losing_vote and 2 * sum(s.votes.get(name, False) for name in {*voters, s.node_id}) > len(voters):
+            if s.role is Role.PRE_CANDIDATE:
+                election.campaign(s, now_ms, is_transfer=False)
+            else:
+                election.become_leader(s, now_ms)
+        else:
+            count(s, now_ms)
+
+    monkeypatch.setattr(election, "_count", counting_itself)
+    _, way = explored(led_by_the_first(TRIO), steps_with_votes_taken, 5)
+    assert way[0] == "ana takes the vote of ben"
+    assert way[-1].startswith("ben stands before")
 
 
 # --- D14: an ex-leader with an uncommitted tail -----------------------------------------------------------------------

@@ -283,6 +283,27 @@ def test_a_removed_node_retires_and_stays_out() -> None:
     assert not gone.is_up
 
 
+def test_a_vote_is_taken_by_an_entry_that_only_its_owner_has_on_disk() -> None:
+    """Of two founders one leads and takes the other's vote. Its disk hangs, and it dies with what it has not written:
+    now only the one whose vote was taken knows of that, and his log is the longer one.
+    """
+    world = World(calm(7, nodes=2))
+    world.run_ms(2_000)
+    other = follower(world)
+    leader = world.machine(world.leader_id() or "")
+    leader.storage.stalled_until_us = world.schedule.now_us + 300_000
+    world.operator.order(Action.REMOVE_VOTER, other.node_id, insist=4)
+    world.run_ms(200)
+    leader.crash(silent=False, keeps_permille=0)
+    world.run_ms(2_000)
+    leader.start()
+    votes = {machine.node_id: machine.node.raft.configuration.voter_ids for machine in (leader, other)}
+    assert votes == {leader.node_id: ("n1", "n2"), other.node_id: (leader.node_id,)}
+    world.settle()
+    assert world.coverage.counts["led without a vote"] == 1
+    assert world.checker.committed_configuration()[1].voter_ids == (leader.node_id,)
+
+
 # --- invariant 15 -----------------------------------------------------------------------------------------------------
 
 
@@ -362,6 +383,30 @@ def test_1_the_vote_of_a_lost_log_or_of_a_learner_elects_nobody() -> None:
     raft.elected_by_a_majority(seen, "n1", "n1-1", s)
     with breaks("1 "):
         raft.elected_by_a_majority(seen, "n1", "n1-2", s)
+
+
+def test_1_a_learner_leads_only_while_its_vote_may_yet_be_given_back() -> None:
+    """n2 leads term 3 by the vote of n1, the only voter that is left. n2 had a vote until an entry of which it does not
+    know that it is committed; n3 had none.
+    """
+    seen = record()
+    seen.votes["n1", "n1-1", 3] = "n2"
+    s = replica("n2", 2, term=3)
+    for index, step in ((3, configuration("n1", "n2", learners=("n3",))), (4, configuration("n1", learners=("n2",)))):
+        data = msgspec.msgpack.encode(step)
+        s.log.append(msgspec.structs.replace(entry(index, 2), kind=EntryKind.CONFIGURATION, data=data))
+    s.commit_index = LogIndex(3)
+    raft.elected_by_a_majority(seen, "n2", "n2-1", s)
+    for node_id, log in (("n2", "n2-2"), ("n3", "n3-1")):
+        with breaks("1 "):
+            raft.elected_by_a_majority(seen, node_id, log, s)
+    seen.votes["n1", "n1-1", 3] = "n3"
+    with breaks("1 "):
+        raft.elected_by_a_majority(seen, "n2", "n2-1", s)
+    seen.votes["n1", "n1-1", 3] = "n2"
+    s.commit_index = LogIndex(4)
+    with breaks("1 "):
+        raft.elected_by_a_majority(seen, "n2", "n2-1", s)
 
 
 def test_5_a_lost_log_holds_what_it_held_and_its_successor_does_not() -> None:
