@@ -32,7 +32,6 @@ class Candidates:
         self._failing: dict[NodeId, int] = {}
         """Share of the latest attempts that failed, in thousandths."""
         self._timed: dict[TaskId, tuple[NodeId, str, int]] = {}
-        self._grants = 0
 
     def clear(self) -> None:
         self._meeting.clear()
@@ -108,17 +107,24 @@ class Candidates:
 
     # --- how they fare ------------------------------------------------------------------------------------------------
 
-    def granted(self, task_id: TaskId, node_id: NodeId, capability: str, at_ms: int) -> None:
-        """One in a while is timed."""
-        self._grants += 1
-        if self._grants % SAMPLE_EVERY == 0 and len(self._timed) < SAMPLES_MAX:
+    @property
+    def is_measuring(self) -> bool:
+        """Whether an attempt that went well says anything: some are timed, or somebody's have failed lately."""
+        return bool(self._timed) or bool(self._failing)
+
+    def time(self, task_id: TaskId, node_id: NodeId, capability: str, at_ms: int) -> None:
+        """An attempt was granted, and is to be timed: one in SAMPLE_EVERY."""
+        if len(self._timed) < SAMPLES_MAX:
             self._timed[task_id] = node_id, capability, at_ms
 
     def reported(self, task_id: TaskId, node_id: NodeId, at_ms: int, *, has_failed: bool) -> None:
         """An attempt ended there."""
         known = self._failing.get(node_id)
-        if has_failed or known:
-            self._failing[node_id] = ((known or 0) * (WEIGHT - 1) + (1_000 if has_failed else 0)) // WEIGHT
+        share = ((known or 0) * (WEIGHT - 1) + (1_000 if has_failed else 0)) // WEIGHT
+        if share:
+            self._failing[node_id] = share
+        elif known is not None:
+            del self._failing[node_id]
         if not self._timed:
             return
         timed = self._timed.pop(task_id, None)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from random import Random
 
 from mesh.config import COMMANDS_PER_ENTRY_MAX, NodeConfig
-from mesh.dispatch.candidates import Candidates
+from mesh.dispatch.candidates import SAMPLE_EVERY, Candidates
 from mesh.dispatch.deadlines import Deadlines
 from mesh.dispatch.in_flight import InFlight, Reporting
 from mesh.dispatch.placement import Candidate, Placement, explain
@@ -57,6 +57,7 @@ class Dispatcher:
         self._turns = Turns()
         self._nodes = Candidates(ledger, detector)
         self.deadlines = Deadlines(ledger)
+        self._granted_count = 0
         self._at_ms = 0
         self.wake_ms: int | None = None
         """When (epoch) the first of what holds tasks back lets one go: a rate, a pause, a breaker."""
@@ -153,14 +154,16 @@ class Dispatcher:
                 candidate = self.candidates.get(holder)
                 if candidate is not None:
                     candidate.load -= 1
-                has_failed = bool(outcome.error) and outcome.failure != Failure.DISTURBED
-                self._nodes.reported(task_id, holder, self._at_ms, has_failed=has_failed)
-            self._commands.append(self._judged(outcome))
+                if outcome.error or self._nodes.is_measuring:
+                    has_failed = bool(outcome.error) and outcome.failure != Failure.DISTURBED
+                    self._nodes.reported(task_id, holder, self._at_ms, has_failed=has_failed)
+            if outcome.error:
+                self._commands.append(self._judged(outcome))
+            else:
+                self._commands.append(CompleteTask(task_id, token, outcome.result))
 
     def _judged(self, outcome: AttemptOutcome) -> Command:
-        """What becomes of an outcome."""
-        if not outcome.error:
-            return CompleteTask(outcome.task_id, outcome.token, outcome.result)
+        """What becomes of an attempt that failed."""
         if outcome.failure == Failure.DISTURBED:
             return ReleaseLease(outcome.task_id, outcome.token, outcome.error)
         jitter = self._rng.randrange(101)
@@ -361,7 +364,9 @@ class Dispatcher:
             breaker = self.ledger.breakers.get((node_id, capability))
             if breaker is not None and breaker.opened_at_ms:
                 self._flight.probe(task_id, node_id, capability)
-        self._nodes.granted(task_id, node_id, capability, self._at_ms)
+        self._granted_count += 1
+        if self._granted_count % SAMPLE_EVERY == 0:
+            self._nodes.time(task_id, node_id, capability, self._at_ms)
         commands.append(GrantLease(task_id, node_id))
 
     def proposal_refused(self, commands: Sequence[Command]) -> None:
