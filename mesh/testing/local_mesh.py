@@ -18,15 +18,18 @@ from mesh.client.links import Link, LinkEvents
 from mesh.config import DispatchConfig, GossipConfig, MembershipConfig, NodeConfig, RaftConfig
 from mesh.dispatch.placement import Candidate
 from mesh.durable import TaskRow
+from mesh.events import Leave, MachineMeasured
 from mesh.ids import FencingToken, TaskId
 from mesh.ledger.task import Happening, Task
 from mesh.messages import Action, AttemptOutcome, Question, TaskSpec
 from mesh.node import Node
+from mesh.options import Labels
 from mesh.testing.machine import Machine, MemoryLink, Network
 from mesh.wire.codec import decode_happenings, decode_task
 
 START_TIMEOUT_S = 10.0
 SUBMIT_TIMEOUT_S = 30.0
+LEAVE_WITHIN_S = 28.0
 
 NEVER_MS = 1 << 40
 
@@ -194,7 +197,7 @@ class LocalMesh:
         await self._courier.open(START_TIMEOUT_S)
         await self.until(lambda: self.leader is not None, timeout=START_TIMEOUT_S)
 
-    def _config(self, node_id: str, address: str, slots: int) -> NodeConfig:
+    def _config(self, node_id: str, address: str, slots: int, kind: str = "general", labels: Labels = ()) -> NodeConfig:
         return NodeConfig(
             node_id=node_id,
             cluster="local",
@@ -202,6 +205,8 @@ class LocalMesh:
             address=address,
             voters=self._voters,
             slots=slots,
+            labels=labels,
+            kind=kind,
             gossip=self._gossip,
             raft=self._raft,
             dispatch=self._dispatch,
@@ -210,10 +215,20 @@ class LocalMesh:
 
     # --- nodes ---
 
-    async def add_node(self, node_id: str, app: Mesh, *, slots: int = 256, address: str = "") -> None:
+    async def add_node(
+        self,
+        node_id: str,
+        app: Mesh,
+        *,
+        slots: int = 256,
+        address: str = "",
+        kind: str = "general",
+        labels: Labels = (),
+    ) -> None:
         """A node joins: it gets the log, holds leases and gossips, and has no vote. Returns once it is granted tasks.
 
-        One that is there under this id is started anew if it is down, or if it is to offer something else.
+        `kind` and `labels` are what it says it is, see NodeConfig. One that is there under this id is started anew if
+        it is down, or if it is to offer something else.
         Raises ValueError for a voter's id, TimeoutError if it is not taken in.
         """
         if any(node_id == name for name, _ in self._voters):
@@ -223,7 +238,7 @@ class LocalMesh:
         machine = self._machines.get(node_id)
         if machine is not None and machine.is_up:
             machine.stop()
-        config = self._config(node_id, address or f"{node_id}:0", slots)
+        config = self._config(node_id, address or f"{node_id}:0", slots, kind, labels)
         if machine is None:
             machine = self._machines[node_id] = Machine(config, app, self._network)
         machine.app, machine.config = app, config
@@ -231,6 +246,20 @@ class LocalMesh:
         await self._courier.order(Action.ADD_LEARNER, f"{node_id}@{config.address}")
         interval_s = self._gossip.heartbeat_interval_ms / 1_000
         await self.until(lambda: self._takes_tasks(machine), timeout=START_TIMEOUT_S + 5 * interval_s)
+
+    async def leave(self, node_id: str, *, within_s: float = LEAVE_WITHIN_S) -> None:
+        """A node goes of its own accord, as a process does that is told to end: it takes no more tasks, finishes what
+        it runs, gives back, charged to nobody, what takes longer than `within_s`, and ends. Raises KeyError.
+        """
+        machine = self._machines[node_id]
+        machine.deliver(Leave(round(within_s * 1_000)))
+        await self.until(lambda: not machine.is_up, timeout=within_s + START_TIMEOUT_S)
+
+    def measure(self, node_id: str, *, cpu: float, memory: float) -> None:
+        """Say how busy a node's machine is, as shares from 0 to 1; the others hear it with its next heartbeat. In one
+        process nobody measures. Raises KeyError.
+        """
+        self._machines[node_id].deliver(MachineMeasured(round(cpu * 1_000), round(memory * 1_000)))
 
     def kill(self, node_id: str, *, silent: bool = False) -> None:
         """Stop a node dead, and what it runs; its disk stays. The others lose their links to it at once; or, `silent`,
