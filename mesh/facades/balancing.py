@@ -149,7 +149,7 @@ class LoadBalancer:
             demand = Demand(capability, tuple(sorted(labels.items())))
             candidates = list(self._candidates.values())
             for verdict in explain(candidates, demand, settings["health_permille_min"], shut=shut):
-                if found.get(verdict.node, verdict).fits:
+                if verdict.node not in found or found[verdict.node].fits:
                     found[verdict.node] = verdict
         return [found.get(view.id) or NodeVerdict(view.id, True, "fits") for view in views]
 

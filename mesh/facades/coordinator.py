@@ -70,8 +70,9 @@ PAGES_MAX: Final = 20
 PAGE: Final = 1_000
 """Times and shares are those of the last RECENT_ENTRIES of the log, of PAGES_MAX x PAGE events at most."""
 
+POLL_S: Final = 0.2
 PAUSE_S: Final = 1.0
-"""Before a mesh that had nobody to answer is asked for events again."""
+"""Before a mesh is asked for events again: that had none, and that had nobody to answer."""
 
 
 class TaskPriority(IntEnum):
@@ -90,9 +91,14 @@ class TaskPriority(IntEnum):
 class QueueSizes(dict[int, int]):
     """Waiting tasks by priority: a TaskPriority where it has a name. Look up by that, by number, or by name."""
 
-    def __missing__(self, priority: int | str) -> int:
+    def __getitem__(self, priority: int | str) -> int:
         """Raises InvalidPayload for what is no priority."""
         return self.get(priority_number(priority), 0)
+
+    @property
+    def total(self) -> int:
+        """All that waits."""
+        return sum(self.values())
 
 
 @dataclass(frozen=True)
@@ -242,13 +248,15 @@ class MessageProcessor:
                     await self._wanted.wait()
                 after = max(after, min(self._listeners.values()))
                 try:
-                    async for event in client.events(after, follow=True):
-                        after = event.index
-                        self._tell(event)
-                        if not self._listeners:
-                            break
+                    page = await client.event_page(str(after), stale=True)
                 except MeshUnavailable:
                     await asyncio.sleep(PAUSE_S)
+                    continue
+                for event in page.events:
+                    self._tell(event)
+                after = max(after, int(page.next))
+                if not page.events:
+                    await asyncio.sleep(POLL_S)
 
     def _tell(self, event: EventLine) -> None:
         """A listener that raises is told on by the loop, and stops nobody."""

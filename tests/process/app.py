@@ -43,6 +43,23 @@ async def steps(ctx: Context, path: str, count: int, seconds: float) -> dict[str
     return {"first": first, "attempt": ctx.attempt}
 
 
+_gates: dict[str, "asyncio.Task[None]"] = {}
+
+
+async def _opened(gate: str) -> None:
+    while not os.path.exists(gate):
+        await asyncio.sleep(0.05)
+
+
+@app.task(capability="sleep")
+async def sleep(ctx: Context, path: str, gate: str) -> None:
+    """Sleep until a file is there. However many do in one process, one of them looks."""
+    note(ctx, path, "begin")
+    if gate not in _gates:
+        _gates[gate] = asyncio.create_task(_opened(gate))
+    await asyncio.shield(_gates[gate])
+
+
 @app.task(capability="hold")
 async def hold(ctx: Context, seconds: float) -> str:
     """Hold the interpreter: nothing else in this process runs meanwhile, not even its event loop."""
