@@ -12,11 +12,14 @@ import zmq
 import mesh.transport
 from mesh.effects import Channel
 from mesh.events import LinkUp
+from mesh.ids import FencingToken, TaskId, Term
+from mesh.messages import NodeReport, Stops
 from mesh.transport.address import Address
 from mesh.transport.curve import ZAP_DOMAIN
 from mesh.transport.handshake import HEADER_BYTES
 from mesh.transport.sockets import BYTES_MAX, QUEUED_MAX, Monitor, Sockets, send_again
 from mesh.transport.zeromq import Transport
+from mesh.wire.codec import encode
 from tests.transport.stage import BEN, SECRET, played, stage
 
 HERE = Address("127.0.0.1", 20_000)
@@ -235,3 +238,14 @@ def test_the_source_check_can_see() -> None:
     """It finds each banned thing where it is."""
     here = set(_names(Path(__file__)))
     assert {"HEARTBEAT_IVL", "ROUTER", "zmq"} <= here
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------------
+
+
+def test_s0_07_all_that_a_node_of_4000_slots_holds_fits_into_one_message() -> None:
+    """A report of what runs there, and the word that all of it is over: with the longest ids, of the widest letters."""
+    leases = [(TaskId(f"{number:04}" + "\U0001f600" * 196), FencingToken(1 << 40)) for number in range(4_000)]
+    report = NodeReport(Term(1 << 40), 1 << 40, 4_000, ("code",), leases, leases)
+    assert 6_000_000 < len(encode(report)) <= BYTES_MAX[Channel.DATA]
+    assert 3_000_000 < len(encode(Stops(Term(1 << 40), leases))) <= BYTES_MAX[Channel.DATA]
