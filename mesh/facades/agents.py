@@ -126,9 +126,9 @@ class AgentCriteria:
             if name not in known:
                 raise InvalidPayload(f"agents are not told apart by {brief(name)}; there are {', '.join(known)}")
         if "agent_type" in given:
-            given["agent_type"] = choice(AgentType, "agent type", given["agent_type"])
+            given["agent_type"] = choice(AgentType, "an agent type", given["agent_type"])
         if "status" in given:
-            given["status"] = choice(AgentStatus, "agent status", given["status"])
+            given["status"] = choice(AgentStatus, "an agent status", given["status"])
         for name in ("capabilities", "services", "tags"):
             given[name] = names(given.get(name, ()))
         return cls(**given)
@@ -247,17 +247,18 @@ class AgentRegistry:
     ) -> bool:
         """S4-10. Give an agent tasks (active) or no more of them (inactive). False if unknown.
 
-        Raises InvalidPayload for busy and stale, which nobody sets: the mesh finds them.
+        Raises InvalidPayload for busy and stale, which nobody sets: the mesh finds them; and what `process_heartbeat`
+        raises for metrics.
         """
-        wanted = choice(AgentStatus, "agent status", status)
+        wanted = choice(AgentStatus, "an agent status", status)
+        if wanted not in (AgentStatus.ACTIVE, AgentStatus.INACTIVE):
+            raise InvalidPayload(f"{wanted.value} is what the mesh finds an agent to be; set it active or inactive")
+        if load_metrics:
+            await self.process_heartbeat(agent_id, load_metrics)
         client = await self.client()
         if wanted is AgentStatus.ACTIVE:
-            done = await _done(client.undrain(agent_id))
-        elif wanted is AgentStatus.INACTIVE:
-            done = await _done(client.drain(agent_id, "set inactive"))
-        else:
-            raise InvalidPayload(f"{wanted.value} is what the mesh finds an agent to be; set it active or inactive")
-        return done and await self.process_heartbeat(agent_id, load_metrics)
+            return await _done(client.undrain(agent_id))
+        return await _done(client.drain(agent_id, "set inactive"))
 
     async def process_heartbeat(self, agent_id: str, load_metrics: Mapping[str, float] | None = None) -> bool:
         """S4-28. Take what an agent registered here says of its load; whether the mesh hears it, and knows it at all.
@@ -363,7 +364,7 @@ class AgentRegistry:
 
     def _offer(self, agent: AgentInfo) -> Offer:
         """What a node says for this agent. Raises InvalidPayload."""
-        check_name("agent id", agent.agent_id)
+        check_name("name of an agent", agent.agent_id)
         if agent.agent_id in self._without:
             raise InvalidPayload(f"{agent.agent_id!r} is the node that keeps the log; choose another name")
         slots = agent.metadata.get("max_tasks", MAX_TASKS)
@@ -382,7 +383,7 @@ class AgentRegistry:
             check_name(f"value of the label {label!r}", value)
         if len(labels) > LABELS_MAX:
             raise InvalidPayload(f"{agent.agent_id!r} has {len(labels)} labels; a node has {LABELS_MAX} at most")
-        kind = choice(AgentType, "agent type", agent.agent_type)
+        kind = choice(AgentType, "an agent type", agent.agent_type)
         return Offer(capabilities, slots, kind.value, tuple(sorted(labels.items())))
 
 
@@ -411,13 +412,13 @@ class AgentDiscoveryService:
 
 
 def choice(kind: type[_Choice], what: str, value: object) -> _Choice:
-    """A member of an enumeration, given as such or by its value. Raises InvalidPayload."""
+    """A member of an enumeration, given as such or by its value. Raises InvalidPayload, which begins with `what`."""
     if isinstance(value, kind):
         return value
     for member in kind:
         if value == member.value:
             return member
-    raise InvalidPayload(f"an {what} is one of {', '.join(member.value for member in kind)}, not {brief(value)}")
+    raise InvalidPayload(f"{what} is one of {', '.join(member.value for member in kind)}, not {brief(value)}")
 
 
 def names(given: str | Iterable[str]) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ class LoadBalancer:
 
     async def set_strategy(self, strategy: LoadBalancingStrategy | str) -> None:
         """S4-22. Choose otherwise from now on, in the whole mesh: returns once that is committed. InvalidPayload."""
-        wanted = choice(LoadBalancingStrategy, "load balancing strategy", strategy)
+        wanted = choice(LoadBalancingStrategy, "a load balancing strategy", strategy)
         await (await self._registry.client()).strategy(wanted.value)
 
     async def find_eligible_agents(
@@ -117,7 +117,7 @@ class LoadBalancer:
         """
         wanted = names(capability)
         chosen = await self.get_strategy() if strategy is None else strategy
-        by = Strategy[choice(LoadBalancingStrategy, "load balancing strategy", chosen).name]
+        by = Strategy[choice(LoadBalancingStrategy, "a load balancing strategy", chosen).name]
         views = await self._registry.views()
         verdicts = await self._verdicts(views, wanted, agent_type, require or {})
         able = [self._candidates[verdict.node] for verdict in verdicts if verdict.fits]
@@ -135,7 +135,7 @@ class LoadBalancer:
         settings = (await (await self._registry.client()).settings()).settings
         labels = dict(require)
         if agent_type is not None:
-            labels["type"] = choice(AgentType, "agent type", agent_type).value
+            labels["type"] = choice(AgentType, "an agent type", agent_type).value
         before, self._candidates = self._candidates, {}
         for view in views:
             self._candidates[view.id] = _candidate(view, before.get(view.id))

@@ -142,7 +142,7 @@ class TaskDistributor:
     ) -> str:
         """S4-11. Returns the task's id once a quorum holds it. Options and errors as of MeshClient.submit."""
         if agent_type is not None:
-            kind = choice(AgentType, "agent type", agent_type).value
+            kind = choice(AgentType, "an agent type", agent_type).value
             options["require"] = {**(options.get("require") or {}), "type": kind}
         client = await self._registry.client()
         return (await client.submit(capability, payload, priority=priority_number(priority), **options)).id
@@ -301,7 +301,7 @@ class AgentCoordinator:
         if mesh is not None and heartbeat_timeout is not None:
             raise ValueError("heartbeat_timeout is for a coordinator's own mesh; the one given has its own")
         self._strategy = (
-            None if strategy is None else choice(LoadBalancingStrategy, "load balancing strategy", strategy)
+            None if strategy is None else choice(LoadBalancingStrategy, "a load balancing strategy", strategy)
         )
         self._score_permille_min = (
             None if health_score_threshold is None else permille("health_score_threshold", health_score_threshold, 0, 1)

@@ -300,7 +300,7 @@ async def test_s4_27_who_gives_up_on_registering_again_is_still_registered() -> 
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        (agent(""), "a agent id is text"),
+        (agent(""), "a name of an agent is text"),
         (agent("mesh"), "'mesh' is the node that keeps the log"),
         (agent("ana", ""), "a capability is text"),
         (agent("ana", max_tasks=-1), "max_tasks is a number from 0"),
@@ -603,7 +603,7 @@ async def test_s4_22_an_agent_is_selected_by_another_strategy_without_changing_t
         assert near is not None
         assert near.agent_id == "ben"
         assert await office.load_balancer.get_strategy() is LoadBalancingStrategy.RANDOM
-        with pytest.raises(InvalidPayload, match="an load balancing strategy is one of least_connections"):
+        with pytest.raises(InvalidPayload, match="a load balancing strategy is one of least_connections"):
             await select("code", "by height")
         with pytest.raises(InvalidPayload):
             await office.load_balancer.set_strategy("by height")
