@@ -215,13 +215,13 @@ class Node:
 
     def _end_turn(self) -> None:
         """Nothing more to read: send what this turn gathered."""
+        if self.sweeps.waiting:  # What it finds may be proposed.
+            self.sweeps.work()
         self.holding.end_turn()
         self.leading.end_turn()
         self.out.extend(self.behind.write(self.now_ms))
         if self.lists.waiting:
             self.lists.work()
-        if self.sweeps.waiting:
-            self.sweeps.work()
         if self.ledger.leftovers:
             self.ledger.leftovers.let_go()
 

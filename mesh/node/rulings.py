@@ -124,6 +124,7 @@ def selection(order: Order) -> Selection | str:
         return f"the order's value is not what it should be: {error}"
     if len(chosen.task_ids) > IDS_MAX:
         return f"{IDS_MAX} tasks may be named at most, not {len(chosen.task_ids)}"
-    if len(chosen.states) > len(TaskState) or chosen.limit < 1 or not 0 <= chosen.dependents <= max(Dependents):
+    are_states = len(chosen.states) <= len(TaskState) and {*chosen.states} <= {*TaskState}
+    if not are_states or chosen.limit < 1 or not 0 <= chosen.dependents <= max(Dependents):
         return "a selection names states there are, a limit from 1 on, and what becomes of dependents"
     return chosen
