@@ -105,7 +105,7 @@ class Leading:
             node.ledger.queue.next_due_ms(),
             dispatcher.deadlines.next_due_ms(),
             dispatcher.wake_ms,
-            calendar.next_due_ms(node.ledger.crons, self._firing),
+            self._next_firing_ms(),
         )
         due_ms = min((due_ms for due_ms in dues_ms if due_ms is not None), default=None)
         if due_ms is None or len(self._proposed) >= node.config.dispatch.entries_in_flight_max:
@@ -134,6 +134,15 @@ class Leading:
                 dispatcher.proposal_refused(commands)
                 return
             self._proposed[index] = (self._term, batch)
+
+    def _next_firing_ms(self) -> int | None:
+        """When (epoch) a schedule is due next. While there is no room for what it submits, that is not looked for: what
+        makes room makes a turn.
+        """
+        node = self._node
+        if not node.ledger.crons or not Room(node).has_any:
+            return None
+        return calendar.next_due_ms(node.ledger.crons, self._firing)
 
     def _fire_crons(self) -> None:
         """What schedules submit needs room like everything else: without it they are late, and lost never."""

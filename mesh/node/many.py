@@ -17,7 +17,7 @@ from mesh.ledger.applied import DONE, Applied
 from mesh.ledger.commands import CancelTask, Command, DropDeadLetter, RedriveTask
 from mesh.ledger.task import DEAD, DISPATCHED, PAUSED, PENDING, RUNNING, SCHEDULED, Task
 from mesh.messages import Action, Answer, Code, Order
-from mesh.node.requests import Client
+from mesh.node.requests import Asked, Client
 from mesh.options import Dependents, Selection
 from mesh.wire.codec import encode
 
@@ -59,24 +59,26 @@ class Many:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._seeking: dict[Asked, Doing] = {}
+        """Those of which it is not yet known which tasks are meant."""
         self._doing: list[Doing] = []
-        """Those of which it is known which tasks are meant."""
         self._proposed: dict[Command, list[Doing]] = {}
         """Commands on their way, and whose they are: two people may mean the same task."""
 
     @property
     def is_busy(self) -> bool:
-        return bool(self._doing)
+        return bool(self._seeking or self._doing)
 
     def begin(self, client: Client, order: Order, selection: Selection) -> None:
         """Find out which tasks are meant."""
-        if any(doing.client == client and doing.order == order for doing in self._doing):
+        asked = client, order.request
+        if asked in self._seeking or any(asked == (doing.client, doing.order.request) for doing in self._doing):
             return  # Said again, because no answer has come yet.
         clients = self._node.clients
-        if len(self._doing) >= DOING_MAX:
+        if len(self._seeking) + len(self._doing) >= DOING_MAX:
             clients.answer(client, order.request, Code.BACKPRESSURE, "too many orders wait; try again")
             return
-        doing = Doing(client, order, selection, [], {}, [])
+        doing = self._seeking[asked] = Doing(client, order, selection, [], {}, [])
         tasks = self._node.ledger.tasks
         states = _states(order.action, selection)
         is_begun = self._node.sweeps.begin(
@@ -87,6 +89,7 @@ class Many:
             lambda: self._found(doing),
         )
         if not is_begun:
+            del self._seeking[asked]
             clients.answer(client, order.request, Code.BACKPRESSURE, "too many sweeps wait; try again")
 
     def _see(self, doing: Doing, task: Task, states: frozenset[int]) -> None:
@@ -106,8 +109,10 @@ class Many:
                     to_visit.append(child_id)
 
     def _found(self, doing: Doing) -> None:
-        if not self._node.leading.dispatcher.in_office:
-            return  # What there is to be done, and whether there is anything, is for another to say.
+        asked = doing.client, doing.order.request
+        if self._seeking.get(asked) is not doing:
+            return  # It was of another office. What there is to be done, and whether there is, is said by this one.
+        del self._seeking[asked]
         for task_id in doing.ids:
             doing.dependents.pop(task_id, None)
         if doing.selection.dependents == Dependents.CANCEL:
@@ -148,6 +153,7 @@ class Many:
 
     def leave_office(self) -> None:
         """Whoever waits hears nothing and asks again: what was done stays done."""
+        self._seeking.clear()
         self._doing.clear()
         self._proposed.clear()
 

@@ -442,6 +442,17 @@ def test_an_order_said_again_before_it_is_answered_is_answered_once() -> None:
     assert client.answers(7) == [(Code.OK, "3 tasks")]
 
 
+def test_it_may_be_said_again_while_its_tasks_are_looked_for() -> None:
+    trio = settled()
+    crowd(trio, 2_500)
+    client = trio.client(ANA)
+    for _ in range(2):
+        client.say(Order(7, Action.CANCEL_MANY, "", "", encode(Selection(capability="nobody"))), ends_turn=False)
+    assert len(trio[ANA].node.sweeps.waiting) == 1
+    trio.run(200)
+    assert client.answers(7) == [(Code.OK, "2500 tasks")]
+
+
 def test_two_orders_that_have_tasks_in_common_are_both_answered() -> None:
     """w1 and n1 wait; w1 asks for code. The second order waits for what the first has proposed."""
     trio, _ = motley()

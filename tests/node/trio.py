@@ -126,11 +126,12 @@ class Trio:
         chunk_rows: int = 1_000,
         raft: dict[str, int] | None = None,
         apart: dict[NodeId, dict[str, Any]] | None = None,
+        epoch_ms: int = EPOCH_MS,
     ) -> None:
         self.now_ms = 1_000
         self.events = 0
         """Handed in so far, ends of turns aside."""
-        self.epoch_ms = EPOCH_MS
+        self.epoch_ms = epoch_ms
         """How far the wall clock stands ahead, on nodes that start from now on."""
         self.slots = slots
         self.capabilities = capabilities
