@@ -8,7 +8,7 @@ import msgspec
 
 from mesh.effects import LoadRows
 from mesh.events import RowsLoaded
-from mesh.ids import TaskId
+from mesh.ids import FencingToken, TaskId
 from mesh.ledger.digest import is_of_token
 from mesh.ledger.task import DEAD, FINISHED, Task
 from mesh.messages import TaskSpec, TasksRefused
@@ -23,15 +23,19 @@ if TYPE_CHECKING:
 URGENT_MAX = 1
 """Priorities up to this may use the room that is kept back (research E.14)."""
 LOOKS_MAX = 10_000
+NEVER_GRANTED = FencingToken(1 << 32)
+"""For a task that ended without ever having been granted. Its own token, 0, would stand for none; of a token only the
+low half is remembered, and of this one that is 0 as well.
+"""
 
 
 class Room:
     """What the leader has room for, while one request is gone through."""
 
     def __init__(self, node: Node) -> None:
-        ledger, dispatcher = node.ledger, node.leading.dispatcher
+        ledger = node.ledger
         self._node = node
-        self._tasks = len(ledger.tasks) + dispatcher.gathered
+        self._tasks = len(ledger.tasks) + len(node.clients.waiting.accepting)
         self._bytes = ledger.live_bytes
         tasks_max = node.config.dispatch.queued_max
         self._tasks_max = tasks_max
@@ -124,8 +128,19 @@ class Renewals:
         known = node.ledger.finished.get(spec.task_id)
         is_end = task is not None and task.state in FINISHED and known is not None and is_of_token(known, task.token)
         if task is not None and is_end and task.finished_at_ms + spec.options.window_ms <= node.leading.log_ms():
-            node.clients.accept(look.client, spec, watch=look.watch, renews=task.token)
+            self._renew(look, task.token or NEVER_GRANTED)
         elif node.ledger.is_same(spec):
             node.clients.hold(look.client, [TaskId(spec.task_id)], watch=look.watch)
         else:
             node.clients.tell(look.client, TasksRefused([requests.conflict(spec.task_id)]))
+
+    def _renew(self, look: Look, token: FencingToken) -> None:
+        """The id is free: this is a submit like any other."""
+        clients, spec = self._node.clients, look.spec
+        is_on_its_way = spec.task_id in clients.waiting.accepting
+        if clients.waiting.is_taken(spec):
+            clients.tell(look.client, TasksRefused([requests.taken(spec)]))
+        elif not is_on_its_way and (why := Room(self._node).lack(spec)):
+            clients.tell(look.client, TasksRefused([requests.backpressure(spec, why)]))
+        else:
+            clients.accept(look.client, spec, watch=look.watch, renews=token)

@@ -35,9 +35,6 @@ from mesh.wire.codec import decode_batch, encode
 if TYPE_CHECKING:
     from mesh.node.node import Node
 
-ROOM_AGAIN_MS = 500
-"""A schedule that is due looks this often whether there is room."""
-
 
 class Leading:
     """One node's terms of office, one after another."""
@@ -48,8 +45,6 @@ class Leading:
         self.dispatcher = Dispatcher(node.config, node.ledger, node.detector, rng)
         self._firing: dict[str, int] = {}
         """Schedules that were proposed to fire, and for when that was due."""
-        self._looked_at_crons_ms = 0
-        """When (epoch) there was no room for what was due."""
         self._level_ms = 0
         """Not before then is another level proposed."""
         self._proposed: dict[LogIndex, tuple[Term, Batch]] = {}
@@ -141,15 +136,17 @@ class Leading:
             self._proposed[index] = (self._term, batch)
 
     def _next_firing_ms(self) -> int | None:
-        """When (epoch) to look at the schedules again. What is due and was not proposed waits for room."""
-        crons = self._node.ledger.crons
-        due_ms = calendar.next_due_ms(crons, self._firing) if crons else None
-        return None if due_ms is None else max(due_ms, self._looked_at_crons_ms + ROOM_AGAIN_MS)
+        """When (epoch) a schedule is due next. While there is no room for what it submits, that is not looked for: what
+        makes room makes a turn.
+        """
+        node = self._node
+        if not node.ledger.crons or not Room(node).has_any:
+            return None
+        return calendar.next_due_ms(node.ledger.crons, self._firing)
 
     def _fire_crons(self) -> None:
         """What schedules submit needs room like everything else: without it they are late, and lost never."""
         if not Room(self._node).has_any:
-            self._looked_at_crons_ms = self.log_ms()
             return
         for firing in calendar.due(self._node.ledger.crons, self.log_ms(), self._rng, self._firing):
             self.dispatcher.command(firing)

@@ -15,9 +15,9 @@ from mesh import documents
 from mesh.ids import TaskId
 from mesh.ledger.applied import DONE, Applied
 from mesh.ledger.commands import CancelTask, Command, DropDeadLetter, RedriveTask
-from mesh.ledger.task import DEAD, DISPATCHED, FINISHED, PAUSED, PENDING, RUNNING, SCHEDULED, Task
+from mesh.ledger.task import DEAD, DISPATCHED, PAUSED, PENDING, RUNNING, SCHEDULED, Task
 from mesh.messages import Action, Answer, Code, Order
-from mesh.node.requests import Client
+from mesh.node.requests import Asked, Client
 from mesh.options import Dependents, Selection
 from mesh.wire.codec import encode
 
@@ -27,12 +27,18 @@ if TYPE_CHECKING:
 IDS_SHOWN_MAX = 1_000
 AT_ONCE_MAX = 2_000
 """Commands of such orders that wait for an entry; the rest waits for them."""
+DOING_MAX = 100
+"""Orders under way. One remembers 100,000 ids, unless it says otherwise."""
 _STATES: dict[int, frozenset[int]] = {
-    Action.CANCEL_MANY: frozenset({PENDING, SCHEDULED, DISPATCHED, RUNNING, PAUSED, DEAD}),
+    Action.CANCEL_MANY: frozenset({PENDING, SCHEDULED, DISPATCHED, RUNNING, PAUSED}),
     Action.CLEAR: frozenset({PENDING, SCHEDULED}),
-    Action.RETRY_MANY: frozenset({DEAD, PAUSED}),
+    Action.RETRY_MANY: frozenset({DEAD}),
     Action.DROP_MANY: frozenset({DEAD}),
 }
+_IF_NAMED: dict[int, int] = {Action.CANCEL_MANY: DEAD, Action.RETRY_MANY: PAUSED}
+"""What is meant as well, but only by its own name or by that of its state: nobody loses a dead letter, and nothing that
+is held runs again, because somebody spoke of others.
+"""
 
 
 class Doing(msgspec.Struct):
@@ -53,29 +59,38 @@ class Many:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._seeking: dict[Asked, Doing] = {}
+        """Those of which it is not yet known which tasks are meant."""
         self._doing: list[Doing] = []
-        self._proposed: dict[Command, Doing] = {}
+        self._proposed: dict[Command, list[Doing]] = {}
+        """Commands on their way, and whose they are: two people may mean the same task."""
 
     @property
     def is_busy(self) -> bool:
-        return bool(self._doing)
+        return bool(self._seeking or self._doing)
 
     def begin(self, client: Client, order: Order, selection: Selection) -> None:
         """Find out which tasks are meant."""
-        doing = Doing(client, order, selection, [], {}, [])
-        ledger = self._node.ledger
-        states = _STATES[order.action]
-        if selection.task_ids:
-            named = [ledger.tasks[task_id] for task_id in selection.task_ids if task_id in ledger.tasks]
-        else:
-            named = []
+        asked = client, order.request
+        if asked in self._seeking or any(asked == (doing.client, doing.order.request) for doing in self._doing):
+            return  # Said again, because no answer has come yet.
+        clients = self._node.clients
+        if len(self._seeking) + len(self._doing) >= DOING_MAX:
+            clients.answer(client, order.request, Code.BACKPRESSURE, "too many orders wait; try again")
+            return
+        doing = self._seeking[asked] = Doing(client, order, selection, [], {}, [])
+        tasks = self._node.ledger.tasks
+        states = _states(order.action, selection)
         is_begun = self._node.sweeps.begin(
-            named if selection.task_ids else ledger.tasks.values(),
+            [tasks[task_id] for task_id in dict.fromkeys(selection.task_ids) if task_id in tasks]
+            if selection.task_ids
+            else tasks.values(),
             lambda task: self._see(doing, task, states),
             lambda: self._found(doing),
         )
         if not is_begun:
-            self._node.clients.answer(client, order.request, Code.BACKPRESSURE, "too many sweeps wait; try again")
+            del self._seeking[asked]
+            clients.answer(client, order.request, Code.BACKPRESSURE, "too many sweeps wait; try again")
 
     def _see(self, doing: Doing, task: Task, states: frozenset[int]) -> None:
         if task.state in states and len(doing.ids) < doing.selection.limit and matches(task, doing.selection):
@@ -84,26 +99,29 @@ class Many:
                 self._gather_dependents(doing, task.spec.task_id)
 
     def _gather_dependents(self, doing: Doing, task_id: TaskId) -> None:
-        """Live tasks that its code submitted, and theirs."""
+        """Live tasks that its code submitted, and theirs. Whoever submitted them comes before them."""
         children = self._node.ledger.treated.children
         to_visit = [task_id]
         while to_visit and len(doing.dependents) < doing.selection.limit:
-            for child_id in children.get(to_visit.pop(), ()):
-                if child_id not in doing.dependents:
+            for child_id, child in children.get(to_visit.pop(), {}).items():
+                if child_id not in doing.dependents and child.state != DEAD:
                     doing.dependents[child_id] = None
                     to_visit.append(child_id)
 
     def _found(self, doing: Doing) -> None:
-        meant = dict.fromkeys(doing.ids)
-        for task_id in meant:
+        asked = doing.client, doing.order.request
+        if self._seeking.get(asked) is not doing:
+            return  # It was of another office. What there is to be done, and whether there is, is said by this one.
+        del self._seeking[asked]
+        for task_id in doing.ids:
             doing.dependents.pop(task_id, None)
         if doing.selection.dependents == Dependents.CANCEL:
-            meant |= doing.dependents
-        doing.ids = list(meant)
-        if doing.selection.is_dry or not meant:
-            doing.count = len(meant)
+            # They first, those furthest down before others: whoever gives the order again finds them by the rest.
+            doing.ids = [*reversed(doing.dependents), *doing.ids][: doing.selection.limit]
+        if doing.selection.is_dry or not doing.ids:
+            doing.count = len(doing.ids)
             self._answer(doing)
-        elif self._node.leading.dispatcher.in_office:
+        else:
             doing.to_do = doing.ids[::-1]
             self._doing.append(doing)
             self.feed()
@@ -114,9 +132,10 @@ class Many:
         for doing in self._doing:
             while doing.to_do and len(self._proposed) < AT_ONCE_MAX:
                 command = _command(doing, doing.to_do.pop())
-                if command not in self._proposed:
-                    self._proposed[command] = doing
-                    doing.left += 1
+                doing.left += 1
+                whose = self._proposed.setdefault(command, [])
+                whose.append(doing)
+                if len(whose) == 1:
                     dispatcher.command(command)
         self._doing = [doing for doing in self._doing if doing.to_do or doing.left]
 
@@ -125,8 +144,7 @@ class Many:
         if not self._proposed:
             return
         for position, command in enumerate(commands):
-            doing = self._proposed.pop(command, None) if type(command) in _KINDS else None
-            if doing is not None:
+            for doing in self._proposed.pop(command, ()) if type(command) in _KINDS else ():
                 doing.left -= 1
                 doing.count += applied.outcomes[position] == DONE
                 if not doing.left and not doing.to_do:
@@ -135,6 +153,7 @@ class Many:
 
     def leave_office(self) -> None:
         """Whoever waits hears nothing and asks again: what was done stays done."""
+        self._seeking.clear()
         self._doing.clear()
         self._proposed.clear()
 
@@ -152,6 +171,14 @@ class Many:
 _KINDS = frozenset({CancelTask, RedriveTask, DropDeadLetter})
 
 
+def _states(action: int, selection: Selection) -> frozenset[int]:
+    """States in which a task can be meant by an order."""
+    named = _IF_NAMED.get(action)
+    if named is not None and (selection.task_ids or named in selection.states):
+        return _STATES[action] | {named}
+    return _STATES[action]
+
+
 def _command(doing: Doing, task_id: TaskId) -> Command:
     action, reason = doing.order.action, doing.order.reason
     if action == Action.RETRY_MANY:
@@ -162,9 +189,10 @@ def _command(doing: Doing, task_id: TaskId) -> Command:
 
 
 def matches(task: Task, selection: Selection) -> bool:
-    """Whether a task meets every condition of a selection."""
+    """Whether a task meets every condition of a selection. Running ones are also those on their way to their node."""
     spec = task.spec
-    if selection.node and (task.node_id != selection.node or task.state in FINISHED or task.state == DEAD):
+    state = RUNNING if task.state == DISPATCHED and DISPATCHED not in selection.states else task.state
+    if selection.node and (task.node_id != selection.node or task.state not in (DISPATCHED, RUNNING)):
         return False
     if selection.capability and spec.capability != selection.capability:
         return False
@@ -172,6 +200,6 @@ def matches(task: Task, selection: Selection) -> bool:
         return False
     if selection.priority_max is not None and spec.priority > selection.priority_max:
         return False
-    if selection.states and task.state not in selection.states:
+    if selection.states and state not in selection.states:
         return False
     return not selection.error or selection.error in task.error

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from mesh import events
-from mesh.config import NodeConfig
+from mesh.config import LEVEL, NodeConfig
 from mesh.durable import Configuration, Entry, EntryKind, LedgerMark, Member, Recovered
 from mesh.effects import Channel, Effect, Notice, Publish, Send
 from mesh.gossip.detector import Detector
@@ -215,13 +215,13 @@ class Node:
 
     def _end_turn(self) -> None:
         """Nothing more to read: send what this turn gathered."""
+        if self.sweeps.waiting:  # What it finds may be proposed.
+            self.sweeps.work()
         self.holding.end_turn()
         self.leading.end_turn()
         self.out.extend(self.behind.write(self.now_ms))
         if self.lists.waiting:
             self.lists.work()
-        if self.sweeps.waiting:
-            self.sweeps.work()
         if self.ledger.leftovers:
             self.ledger.leftovers.let_go()
 
@@ -395,6 +395,8 @@ class Node:
 
     def _adopt(self, mark: LedgerMark, intake: Intake) -> None:
         summary = decode_summary(mark.summary)
+        level = summary.registry.level
+        assert level <= LEVEL, f"the table is of level {level}, this release knows {LEVEL}; upgrade it"
         self.ledger.restore(mark.applied_index, mark.applied_term, mark.digest, summary, intake)
 
     def _on_disk_failed(self, event: events.DiskFailed) -> None:

@@ -22,7 +22,7 @@ from mesh.ledger.task import DISPATCHED, RUNNING
 from mesh.messages import Action, Code, Order
 from mesh.node import requests, rulings
 from mesh.node.membership import Facts, can_commit
-from mesh.node.requests import Client
+from mesh.node.requests import Asked, Client
 from mesh.raft.configuration import with_learner, with_voter, without, without_vote
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ CONFIGURING = "the configuration cannot be changed just now; nothing was done, t
 _ORDERED = frozenset({CancelTask, RedriveTask, DropDeadLetter, SaveCheckpoint, DrainNode, FailNode, *rulings.COMMANDS})
 _MANY = frozenset({Action.CANCEL_MANY, Action.CLEAR, Action.RETRY_MANY, Action.DROP_MANY})
 _MEMBERSHIP = frozenset({Action.ADD_LEARNER, Action.ADD_VOTER, Action.REMOVE_VOTER, Action.FORGET})
-
-Asked = tuple[Client, int]
-"""Who asked, and under which request number."""
 
 
 class Orders:
@@ -90,6 +87,8 @@ class Orders:
         if order.action == Action.CANCEL:
             return CancelTask(TaskId(target), order.reason)
         if order.action == Action.RETRY:
+            if order.value and not ledger.level:
+                return Code.UNAVAILABLE, rulings.NOT_YET
             return RedriveTask(TaskId(target), order.value or None)
         if order.action == Action.DROP:
             return DropDeadLetter(TaskId(target), order.reason)
@@ -124,7 +123,8 @@ class Orders:
         for position, command in enumerate(commands):
             if type(command) in _ORDERED:
                 has_ended = getattr(command, "task_id", None) in self._node.ledger.finished
-                code, text = requests.order_answer(applied.outcomes[position], has_ended=has_ended)
+                is_ruling = type(command) in rulings.COMMANDS
+                code, text = requests.order_answer(applied.outcomes[position], has_ended=has_ended, is_ruling=is_ruling)
                 for client, request in self._proposed.pop(command, ()):
                     self._count -= 1
                     self._node.clients.answer(client, request, code, text)

@@ -31,6 +31,8 @@ from mesh.messages import (
 from mesh.node import treatment
 
 Client = tuple[NodeId, ClientId]
+Asked = tuple[Client, int]
+"""Who asked, and under which request number."""
 HERE = NodeId("")
 ID_CHARS_MAX = 200
 CAPABILITY_CHARS_MAX = 200
@@ -305,14 +307,18 @@ def cursor(ask: Ask) -> int:
     return int(after) if after.isascii() and after.isdigit() and len(after) <= CURSOR_DIGITS_MAX else 0
 
 
-def order_answer(outcome: int, *, has_ended: bool) -> tuple[Code, str]:
-    """What to tell whoever gave an order, given what came of its command. `has_ended`: it is about a finished task."""
+def order_answer(outcome: int, *, has_ended: bool, is_ruling: bool = False) -> tuple[Code, str]:
+    """What to tell whoever gave an order, given what came of its command. `has_ended`: it is about a finished task.
+    `is_ruling`: it is about the mesh as a whole, and was found possible when it was given.
+    """
     if outcome == DONE:
         return Code.OK, "done"
     if outcome == ALREADY:
         return Code.OK, "already so"
     if outcome == UNKNOWN and has_ended:
         return Code.REFUSED, "the task has ended, and is no dead letter; look at it with `mesh task show`"
+    if is_ruling:
+        return Code.REFUSED, "things have changed while the order was on its way; nothing was done, look and try again"
     if outcome == UNKNOWN:
         return Code.NOT_FOUND, "there is no such task or node"
     return Code.REFUSED, "not in its present state; look at it with `mesh task show`"

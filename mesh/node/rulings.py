@@ -7,7 +7,7 @@ import msgspec
 
 from mesh.dispatch import calendar
 from mesh.ids import NodeId, TaskId
-from mesh.ledger import settings
+from mesh.ledger import limits, settings
 from mesh.ledger.commands import (
     CloseBreaker,
     Command,
@@ -18,7 +18,9 @@ from mesh.ledger.commands import (
     SetCron,
     SetSetting,
 )
+from mesh.ledger.crons import CRONS_MAX
 from mesh.ledger.ledger import Ledger
+from mesh.ledger.registry import PAUSES_MAX
 from mesh.ledger.task import PENDING, SCHEDULED, TaskState
 from mesh.messages import Action, Code, Order
 from mesh.node import treatment
@@ -68,6 +70,9 @@ def _pause(order: Order, ledger: Ledger, at_ms: int) -> Made:
         return Code.INVALID, f"a capability has 1 to {treatment.NAME_CHARS_MAX} characters"
     if until_ms and not at_ms < until_ms <= EPOCH_MS_MAX:
         return Code.INVALID, "a queue is paused until some time to come"
+    others = [name for name in ledger.pauses if name != order.target and limits.is_paused(ledger, name, at_ms)]
+    if len(others) >= PAUSES_MAX:
+        return Code.REFUSED, f"{PAUSES_MAX} queues are paused, more there cannot be; resume one first"
     return PauseQueue(order.target, until_ms, order.reason)
 
 
@@ -87,6 +92,8 @@ def _set_cron(order: Order, ledger: Ledger, at_ms: int) -> Made:
     why = calendar.flaw(spec) or ("" if spec.options is None else treatment.flaw(spec.options))
     if why:
         return Code.INVALID, why
+    if spec.name not in ledger.crons and len(ledger.crons) >= CRONS_MAX:
+        return Code.REFUSED, f"there are {CRONS_MAX} schedules, more there cannot be; drop one first"
     try:
         return SetCron(spec, calendar.next_of(spec, at_ms))
     except ValueError as error:  # Its zone always leaves out what it asks for.
@@ -124,6 +131,7 @@ def selection(order: Order) -> Selection | str:
         return f"the order's value is not what it should be: {error}"
     if len(chosen.task_ids) > IDS_MAX:
         return f"{IDS_MAX} tasks may be named at most, not {len(chosen.task_ids)}"
-    if len(chosen.states) > len(TaskState) or chosen.limit < 1 or not 0 <= chosen.dependents <= max(Dependents):
+    are_states = len(chosen.states) <= len(TaskState) and {*chosen.states} <= {*TaskState}
+    if not are_states or chosen.limit < 1 or not 0 <= chosen.dependents <= max(Dependents):
         return "a selection names states there are, a limit from 1 on, and what becomes of dependents"
     return chosen

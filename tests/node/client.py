@@ -10,6 +10,7 @@ from mesh import documents
 from mesh.events import ClientMessage
 from mesh.ids import ClientId, NodeId, TaskId
 from mesh.messages import Answer, Ask, ClientReply, ClientRequest, Order, Question, SubmitTasks, TaskSpec, WatchTasks
+from mesh.options import Options
 from mesh.wire.codec import encode
 
 if TYPE_CHECKING:
@@ -31,10 +32,13 @@ def spec(
     attempts_max: int = 3,
     after_ms: int = 0,
     checkpoint: bytes = b"",
+    options: Options | None = None,
 ) -> TaskSpec:
     """A task. `after_ms` is on the cast's own clock."""
     not_before_ms = after_ms + EPOCH_MS if after_ms else 0
-    return TaskSpec(TaskId(name), capability, payload, priority, attempts_max, not_before_ms, "test", checkpoint)
+    return TaskSpec(
+        TaskId(name), capability, payload, priority, attempts_max, not_before_ms, "test", checkpoint, options
+    )
 
 
 class Client:

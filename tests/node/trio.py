@@ -125,9 +125,13 @@ class Trio:
         gossip: GossipConfig | None = None,
         chunk_rows: int = 1_000,
         raft: dict[str, int] | None = None,
+        apart: dict[NodeId, dict[str, Any]] | None = None,
+        epoch_ms: int = EPOCH_MS,
     ) -> None:
         self.now_ms = 1_000
-        self.epoch_ms = EPOCH_MS
+        self.events = 0
+        """Handed in so far, ends of turns aside."""
+        self.epoch_ms = epoch_ms
         """How far the wall clock stands ahead, on nodes that start from now on."""
         self.slots = slots
         self.capabilities = capabilities
@@ -135,6 +139,8 @@ class Trio:
         self.gossip = gossip or GossipConfig()
         self.chunk_rows = chunk_rows
         self.raft = raft or {}
+        self.apart = apart or {}
+        """What of its configuration sets a node apart from the others, from its next start on."""
         self.hosts = {name: Host(name) for name in ALL}
         self.said: list[tuple[NodeId, NodeId, Any]] = []
         """Every message between nodes that left, delivered or not: from whom, to whom, what."""
@@ -166,6 +172,7 @@ class Trio:
         host = self.hosts[name]
         assert not host.is_up
         host.incarnation += 1
+        fields: dict[str, Any] = {"slots": self.slots, **self.apart.get(name, {})}
         config = NodeConfig(
             node_id=name,
             cluster="c",
@@ -173,11 +180,11 @@ class Trio:
             address=f"{name}:7000",
             voters=VOTERS,
             pid=host.incarnation,
-            slots=self.slots,
             epoch_ms=self.epoch_ms,
             raft=RaftConfig(**{"election_timeout_ms": TIMEOUT_MS[name], **self.raft}),
             gossip=self.gossip,
             dispatch=self.dispatch,
+            **fields,
         )
         rng = Random(f"{name}/{host.incarnation}")
         host.boot(Node(config, host.disk.recovered(), rng, self.now_ms))
@@ -319,6 +326,7 @@ class Trio:
         """Hand in one event, perform what is asked, and end the turn."""
         host = self.hosts[name]
         assert host.is_up
+        self.events += 1
         if host.is_paused:
             host.inbox.append(event)
             return
