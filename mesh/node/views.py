@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mesh import documents
+from mesh.dispatch.candidates import Candidates
 from mesh.dispatch.placement import Candidate
 from mesh.gossip.members import Health
+from mesh.ids import NodeId
 from mesh.ledger import breakers, limits
 from mesh.ledger.registry import Cron
 from mesh.ledger.settings import BOUNDS, Strategy
@@ -28,22 +30,31 @@ _NUMBERS = re.compile(r"\d+")
 
 
 def agents(node: Node) -> documents.Agents:
-    """All nodes, with their score. Slots taken and times are the leader's to know; others show what gossip tells."""
-    dispatcher = node.leading.dispatcher
-    dispatcher.refresh()
-    settings = node.ledger.settings
-    views = []
-    for member in node.detector.members():
-        candidate = dispatcher.candidates.get(member.node_id)
-        if candidate is None:
-            candidate = Candidate(member.node_id, health=member.health.word)
-        views.append(_agent(node, candidate, member.health, node.address_of(member.node_id)))
-    return documents.Agents(Strategy(settings.strategy).name.lower(), views)
+    """All nodes, with their score. How their attempts fare is the leader's to know; others show what gossip tells."""
+    ledger = node.ledger
+    candidates = _candidates(node)
+    views = [
+        _agent(node, candidates[member.node_id], member.health, node.address_of(member.node_id))
+        for member in node.detector.members()
+    ]
+    return documents.Agents(Strategy(ledger.settings.strategy).name.lower(), views)
+
+
+def _candidates(node: Node) -> dict[NodeId, Candidate]:
+    """All members, as the leader sees them, or as they look from here."""
+    dispatcher, ledger = node.leading.dispatcher, node.ledger
+    if dispatcher.in_office:
+        dispatcher.refresh()
+        return dispatcher.candidates
+    seen = Candidates(ledger, node.detector)
+    seen.refresh({}, lambda node_id: len(ledger.holder_leases(node_id)))
+    return seen.all
 
 
 def _agent(node: Node, candidate: Candidate, health: Health, address: str) -> documents.AgentView:
     ledger = node.ledger
     running = len(ledger.holder_leases(candidate.node_id))
+    at_ms = node.leading.log_ms()
     return documents.AgentView(
         id=candidate.node_id,
         address=address,
@@ -62,7 +73,7 @@ def _agent(node: Node, candidate: Candidate, health: Health, address: str) -> do
         breakers=[
             documents.BreakerView(
                 breaker.capability,
-                breakers.word(breaker, ledger.at_ms, ledger.settings.breaker_open_ms),
+                breakers.word(breaker, at_ms, ledger.settings.breaker_open_ms),
                 breaker.failures,
                 breaker.opened_at_ms + ledger.settings.breaker_open_ms if breaker.opened_at_ms else None,
             )
@@ -140,7 +151,8 @@ def queues(node: Node, client: Client, ask: Ask) -> None:
     def done() -> None:
         at_ms = node.leading.log_ms()
         for name in ledger.pauses:
-            counted.setdefault(name, _Counted())
+            if limits.is_paused(ledger, name, at_ms):
+                counted.setdefault(name, _Counted())
         views = [_queue(node, name, count, at_ms) for name, count in sorted(counted.items())]
         document = documents.Queues(
             views,
