@@ -101,7 +101,8 @@ class Answers:
         dispatcher.refresh()
         is_waiting = task.state in (PENDING, SCHEDULED)
         verdicts, held_back = dispatcher.explanation(task, at_ms) if dispatcher.in_office and is_waiting else ([], [])
-        reason, summary, position = self._reason(task, verdicts, held_back)
+        is_early = task.state == SCHEDULED and task.not_before_ms > at_ms
+        reason, summary, position = self._reason(task, verdicts, held_back, is_early=is_early)
         rejected: dict[str, int] = {}
         for verdict in verdicts:
             if not verdict.fits:
@@ -112,7 +113,7 @@ class Answers:
             reason=reason,
             summary=summary,
             position=position,
-            next_attempt_at=task.not_before_ms if task.state == SCHEDULED else None,
+            next_attempt_at=task.not_before_ms if is_early else None,
             nodes=verdicts,
             history=[history_item(happening) for happening in task.history],
             rejected=rejected,
@@ -121,7 +122,7 @@ class Answers:
         )
 
     def _reason(
-        self, task: Task, verdicts: list[documents.NodeVerdict], held_back: list[str]
+        self, task: Task, verdicts: list[documents.NodeVerdict], held_back: list[str], *, is_early: bool
     ) -> tuple[str, str, int | None]:
         if task.state in (DISPATCHED, RUNNING):
             return "running", f"It runs on {task.node_id} (attempt under token {task.token}).", None
@@ -136,7 +137,7 @@ class Answers:
         capability = task.spec.capability
         if not any(capability in c.capabilities for c in self._dispatcher.candidates.values()):
             return "no_capability", f"No node offers the capability {capability!r}; it waits until one does.", None
-        if task.state == SCHEDULED:
+        if is_early:
             return "scheduled", f"It waits for its time, after {task.attempts} attempts.", None
         position = self._ledger.queue.position(task)
         before = f"{position:,}" if position < POSITIONS_MAX else f"{POSITIONS_MAX:,} or more"
