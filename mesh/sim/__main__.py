@@ -21,9 +21,9 @@ from pathlib import Path
 
 from mesh.sim.ablation import Found
 from mesh.sim.ablations import ABLATIONS, find, table, with_table
-from mesh.sim.campaign import Totals, shrink, tell
+from mesh.sim.campaign import Totals, run_cut, shrink, tell
 from mesh.sim.logbook import row, with_row
-from mesh.sim.world import Verdict, run_seed
+from mesh.sim.world import Verdict
 
 README = Path(__file__).parents[2] / "tests" / "sim" / "README.md"
 LOGBOOK = README.with_name("CAMPAIGNS.md")
@@ -42,6 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     campaign.add_argument("--seeds", type=int, default=500)
     campaign.add_argument("--first", type=int, default=0)
     campaign.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    campaign.add_argument(
+        "--percent", type=int, default=100, choices=range(1, 101), metavar="1-100", help="of the length"
+    )
     campaign.add_argument("--record", action="store_true", help="write it down in tests/sim/CAMPAIGNS.md")
     one = verbs.add_parser("seed", help="one seed again")
     one.add_argument("seed", type=int)
@@ -54,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.verb == "campaign":
         seeds = range(options.first, options.first + options.seeds)
-        return run_campaign(seeds, options.jobs, is_recorded=options.record)
+        return run_campaign(seeds, options.jobs, is_recorded=options.record, percent=options.percent)
     if options.verb == "seed":
         verdict, lines = tell(options.seed)
         print("\n".join(lines))
@@ -64,12 +67,12 @@ def main(arguments: list[str] | None = None) -> int:
     return run_ablations(options.names or list(ABLATIONS), options.seeds, options.jobs)
 
 
-def run_campaign(seeds: range, jobs: int, *, is_recorded: bool = False) -> int:
+def run_campaign(seeds: range, jobs: int, *, is_recorded: bool = False, percent: int = 100) -> int:
     """Every seed, in several processes; a line of progress now and then."""
     totals = Totals()
     commit = _commit() if is_recorded else ""  # Asked now: whoever works on meanwhile does not change what runs.
     began_s = said_s = time.monotonic()
-    for verdict in _spread(seeds, jobs):
+    for verdict in _spread(seeds, jobs, percent):
         totals.add(verdict)
         if verdict.invariant:
             print(f"seed {verdict.seed} breaks {verdict.invariant}", file=sys.stderr, flush=True)
@@ -78,20 +81,21 @@ def run_campaign(seeds: range, jobs: int, *, is_recorded: bool = False) -> int:
             print(f"{totals.seeds} of {len(seeds)} seeds, {len(totals.failures)} failed", file=sys.stderr, flush=True)
     print("\n".join(totals.lines(time.monotonic() - began_s)))
     if is_recorded:
-        line = row(totals, seeds, commit)
+        line = row(totals, seeds, commit, percent)
         LOGBOOK.write_text(with_row(LOGBOOK.read_text(encoding="utf-8"), line), encoding="utf-8")
     for failure in totals.failures[:1]:
         print("\n".join(tell(failure.seed)[1]))
     return 0 if totals.is_passed else 1
 
 
-def _spread(seeds: Iterable[int], jobs: int) -> Iterator[Verdict]:
+def _spread(seeds: Iterable[int], jobs: int, percent: int) -> Iterator[Verdict]:
+    run = functools.partial(run_cut, percent=percent)
     if jobs <= 1:
         gc.set_threshold(*COLLECT_SELDOM)
-        yield from map(run_seed, seeds)
+        yield from map(run, seeds)
         return
     with multiprocessing.get_context("spawn").Pool(jobs, gc.set_threshold, COLLECT_SELDOM) as pool:
-        yield from pool.imap_unordered(run_seed, seeds, chunksize=4)
+        yield from pool.imap_unordered(run, seeds, chunksize=4)
 
 
 def _commit() -> str:

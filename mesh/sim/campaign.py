@@ -16,6 +16,21 @@ WEAKENINGS_MAX = 60
 FAULTS_NAMED_MAX = 4
 
 
+def run_cut(seed: int, percent: int) -> Verdict:
+    """Run a seed for so much of the time in which things go wrong: many short runs see more beginnings and ends."""
+    plan = draw(seed)
+    if percent == 100:
+        return run_seed(seed, plan)
+    return run_seed(
+        seed,
+        msgspec.structs.replace(
+            plan,
+            safety_ms=plan.safety_ms * percent // 100,
+            spares_start_ms=tuple(start_ms * percent // 100 for start_ms in plan.spares_start_ms),
+        ),
+    )
+
+
 class Totals:
     """A campaign so far."""
 

@@ -11,18 +11,19 @@ HEAD = (
     "| commit | seeds | events | virtual hours | happened | findings |",
     "|---|---|---|---|---|---|",
 )
-_ROW = re.compile(r"^\| `[^`]*` \| (\d+)-(\d+) \| ([\d,]+) \| ([\d.]+) \|")
+_ROW = re.compile(r"^\| `[^`]*` \| (\d+)-(\d+)(?: at \d+ %)? \| ([\d,]+) \| ([\d.]+) \|")
 
 
-def row(totals: Totals, seeds: range, commit: str) -> str:
-    """One campaign as a line of the table."""
+def row(totals: Totals, seeds: range, commit: str, percent: int = 100) -> str:
+    """One campaign as a line of the table. `percent`: of their length that its seeds were run for."""
     happened = sum(1 for name in REQUIRED if totals.coverage.get(name))
     findings = ", ".join(
         f"seed {failure.seed}: {failure.invariant}" for failure in sorted(totals.failures, key=lambda one: one.seed)
     )
     hours = totals.virtual_ms / 3_600_000
+    cut = "" if percent == 100 else f" at {percent} %"
     return (
-        f"| `{commit}` | {seeds.start}-{seeds.stop - 1} | {totals.events:,} | {hours:.1f} "
+        f"| `{commit}` | {seeds.start}-{seeds.stop - 1}{cut} | {totals.events:,} | {hours:.1f} "
         f"| {happened} of {len(REQUIRED)} required, {len(totals.coverage)} kinds in all | {findings or 'none'} |"
     )
 
