@@ -7,9 +7,10 @@ from mesh.execution.attempts import Attempts
 from mesh.ids import ClientId, FencingToken, LogIndex, NodeId, TaskId, Term
 from mesh.ledger.applied import ALREADY, DONE, REFUSED, Applied
 from mesh.ledger.commands import AdmitNode, Batch, CancelTask, Command, FailAttempt, GrantLease, RedriveTask, SubmitTask
-from mesh.ledger.intake import whole
+from mesh.ledger.intake import Intake, whole
 from mesh.ledger.ledger import Ledger
 from mesh.ledger.table import Table
+from mesh.ledger.task import PENDING, Task
 from mesh.messages import Accepted, AttemptOrder, AttemptOutcome, TaskSpec
 from mesh.node.requests import Waiting
 from mesh.options import Concurrency, Options, WhenFull
@@ -152,3 +153,18 @@ def test_a_submit_that_is_turned_down_leaves_the_task_that_had_its_id() -> None:
     assert apply(ledger, SubmitTask(again)) == [ALREADY]
     assert apply(ledger, CancelTask(T2, ""), SubmitTask(again, renews=FencingToken(2))) == [DONE, DONE]
     assert list(ledger.tasks) == ["t1"]
+
+
+def test_a_task_whose_id_was_taken_again_while_the_table_came_in_is_there_once() -> None:
+    """Page by page: t1 ended as the first, t2 as the second. Then the same pages once more: t1 is another task now, and
+    t2 another still, which has ended as the fourth.
+    """
+    intake = Intake()
+    intake.add_finished(1, T1, 71)
+    intake.add_finished(2, T2, 72)
+    intake.add([Task(alone(T1, WhenFull.QUEUE), 1, PENDING, 0, [])])
+    intake.add_finished(4, T2, 74)
+    intake.add_finished(4, T2, 74)
+    intake.complete(4)
+    assert (list(intake.tasks), intake.finished) == ([T1], {T2: 74})
+    assert list(intake.finished_order) == [T2]
