@@ -252,7 +252,7 @@ class History:
             is_undisturbed = self._born.get(task_id)
             if is_undisturbed is None:
                 self._born[task_id] = task.state == PENDING or bool(task.token)
-            elif task_id in model.moved and not task.token:
+            elif task_id in model.moved and task.token in (0, model.index):
                 self._known[task_id] = model.entries + self.in_flight_max
                 self._moved.add(task_id)
             elif is_undisturbed and not task.token:

@@ -1,7 +1,7 @@
-"""Invariants 27 to 30: limits that hold in the whole mesh, whoever leads. Each raises Violation.
+"""Invariants 27 to 30 and 33: limits that hold in the whole mesh, whoever leads. Each raises Violation.
 
 What is counted here is what the ledger did, by the outcomes of its commands; the model says only what tasks asked for
-and where they stand. So a limit that the model forgot would be missed by neither.
+and where they stand. What the model itself thinks of each grant is compared elsewhere, under the same names.
 """
 
 from typing import Final
@@ -15,6 +15,7 @@ from mesh.sim.model_limits import BREAKER, CONCURRENCY, RATE
 from mesh.sim.violation import Violation
 
 ONCE: Final = "30 no firing comes twice"
+WINDOW: Final = "33 an id is taken again after its window only"
 
 
 class Limits:
@@ -41,6 +42,8 @@ class Limits:
                 self._grants[command.task_id] = self._count
             elif isinstance(command, commands.FireCron):
                 self._once(model, command)
+        for gone in model.forgotten:
+            window_is_over(model, gone)
         for task_id in granted:
             self._granted(model, task_id)
 
@@ -102,3 +105,13 @@ def one_probe_at_a_time(model: Model, task: ModelTask) -> None:
     ]
     if len(probes) > 1:
         raise Violation(BREAKER, f"entry {model.index}: {probes} try {task.node_id}", task.task_id)
+
+
+def window_is_over(model: Model, gone: ModelTask) -> None:
+    """33: whoever has taken the id of a task that ended has waited as long as he said he would."""
+    options = model.tasks[gone.task_id].options
+    window_ms = 0 if options is None else options.window_ms
+    if not window_ms or model.at_ms < gone.ended_ms + window_ms:
+        raise Violation(
+            WINDOW, f"ended at {gone.ended_ms}, taken again at {model.at_ms}, window {window_ms} ms", gone.task_id
+        )

@@ -64,6 +64,7 @@ class ModelTask(msgspec.Struct):
     priority: int = 5
     task_id: TaskId = TaskId("")
     place: tuple[int, int] = (0, 0)
+    ended_ms: int = 0
 
 
 class ModelNode(msgspec.Struct):
@@ -105,6 +106,8 @@ class Model:
         """What somebody did order, for one of them or for many, and was done in the last entry."""
         self.held_back: dict[TaskId, str] = {}
         """Grants of the last entry that a limit forbids, and which."""
+        self.forgotten: list[ModelTask] = []
+        """Tasks whose id the last entry gave to others."""
         self._ended_now: list[TaskId] = []
         self.completions: dict[TaskId, int] = {}
         """Token under which a task was completed."""
@@ -122,7 +125,7 @@ class Model:
         assert index == self.index + 1, f"the model is at {self.index} and was given {index}"
         self.index = index
         self.touched, self.refused, self.moved, self.held_back = {}, {}, {}, {}
-        self.by_itself, self.ordered, self._ended_now = [], [], []
+        self.by_itself, self.ordered, self.forgotten, self._ended_now = [], [], [], []
         if batch is None:
             return b""
         self.entries += 1
@@ -176,6 +179,7 @@ class Model:
         """The window of a task that has ended is over: its id is free."""
         self.coverage.add("id taken again after its window")
         self.renewed += 1
+        self.forgotten.append(known)
         del self.tasks[known.task_id]
         self.completions.pop(known.task_id, None)
         self.by_itself.append((Call.RENEW, known.task_id))
@@ -275,8 +279,8 @@ class Model:
         if task.state in WAITING:
             self.coverage.add("late completion accepted")
         self.completions[command.task_id] = command.token
-        if task.node_id:
-            self.limits.went_well(NodeId(task.node_id), task.capability)
+        if task.node_id and self.limits.went_well(NodeId(task.node_id), task.capability):
+            self.coverage.add("breaker closed")
         self.end(task, COMPLETED)
         return DONE
 
@@ -496,6 +500,7 @@ class Model:
     def end(self, task: ModelTask, state: int) -> None:
         self._move(task, state)
         task.ends.append((state, task.token))
+        task.ended_ms = self.at_ms
         self._ended_now.append(task.task_id)
 
 

@@ -90,13 +90,16 @@ class ModelLimits:
         if options is not None and options.concurrency is not None:
             self.held[options.concurrency.key].pop(task_id, None)
 
-    def went_well(self, node_id: NodeId, capability: str) -> None:
+    def went_well(self, node_id: NodeId, capability: str) -> bool:
+        """True if that closed a breaker which was open."""
         breaker = self.breakers.get((node_id, capability))
         if breaker is None:
-            return
+            return False
         breaker.successes += 1
-        if not breaker.opened_ms or breaker.successes >= self.settings["breaker_successes"]:
+        is_over = not breaker.opened_ms or breaker.successes >= self.settings["breaker_successes"]
+        if is_over:
             del self.breakers[node_id, capability]
+        return is_over and breaker.opened_ms > 0
 
     def went_wrong(self, node_id: NodeId, capability: str, at_ms: int, index: int) -> bool:
         """True if that opened a breaker, or opened it again."""

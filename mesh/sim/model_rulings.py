@@ -101,7 +101,10 @@ def pause(model: Model, command: commands.PauseQueue) -> int:
 
 def resume(model: Model, command: commands.ResumeQueue) -> int:
     model.pause_words.pop(command.capability, None)
-    return ALREADY if model.limits.paused.pop(command.capability, None) is None else DONE
+    if model.limits.paused.pop(command.capability, None) is None:
+        return ALREADY
+    model.coverage.add("queue resumed")
+    return DONE
 
 
 def fall_back(model: Model, command: commands.FallBack) -> int:

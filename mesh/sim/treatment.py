@@ -107,7 +107,7 @@ class Treatment:
     def _ends(self, script: Script, now_ms: int) -> dict[str, Any]:
         """What becomes of it when something goes wrong, and afterwards."""
         roll = self._dice
-        wanted: dict[str, Any] = {"on_loss": roll.choice(list(LossPolicy))}
+        wanted: dict[str, Any] = {"on_loss": roll.choice((*LossPolicy, LossPolicy.HOLD, LossPolicy.HOLD))}
         if roll.random() < 0.4:
             never = ("ValueError",) if roll.random() < 0.3 else ()
             wanted["retry"] = Retry(roll.choice((0, 50, 700)), 2_000, roll.choice((1_000, 3_000)), 500, never)
