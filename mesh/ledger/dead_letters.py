@@ -29,12 +29,12 @@ def redrive(table: Table, command: RedriveTask, position: int) -> int:
     if command.payload is not None:
         table.live_bytes += len(command.payload) - len(task.spec.payload)
         task.redirect(payload=command.payload)
-    if task.spec.options is not None:
-        table.treated.add(task, task.spec.options)
     task.token = FencingToken(0)  # What an old attempt may still report counts no more.
     task.order = table.now.index * ORDERS_PER_ENTRY + position
     table.happened(_REDRIVEN, task)
     requeue(table, task, state)
+    if task.spec.options is not None:
+        table.treated.add(task, task.spec.options)  # As what it is now: a dead letter counts under no key.
     return DONE
 
 

@@ -37,6 +37,8 @@ class Intake:
             task_id = task.spec.task_id
             if task_id in tasks:
                 self._remove(task_id)
+            elif task_id in self.finished:
+                self._take_out(task_id)  # Its id has been taken again since that page was made.
             tasks[task_id] = task
             state = task.state
             task.ticket = 0
@@ -52,8 +54,11 @@ class Intake:
         """One that has left the table, as the `number`-th."""
         if task_id in self.tasks:
             self._remove(task_id)
-        if task_id in self.finished:
+        known = self.finished.get(task_id)
+        if known == fingerprint:
             return
+        if known is not None:
+            self._take_out(task_id)
         if self._numbers and number < self._numbers[-1]:
             self._is_in_order = False
         self.finished[task_id] = fingerprint
@@ -94,6 +99,10 @@ class Intake:
             if is_leased:
                 self.treated.lease_ended(options)
             self.treated.remove(task, options)
+
+    def _take_out(self, task_id: TaskId) -> None:
+        place = self.finished_order.index(task_id)
+        del self.finished[task_id], self.finished_order[place], self._numbers[place]
 
     def _settle(self) -> None:
         """Put finished tasks in the order they finished. They come in that order, but nothing rests on it."""

@@ -23,14 +23,15 @@ def submit(table: Table, command: SubmitTask, position: int) -> int:
     task_id = spec.task_id
     now = table.now
     is_same = table.is_same(spec)
-    if is_same is not None and command.renews:
-        is_same = _renewed(table, command, is_same=is_same)
-    if is_same is None:
+    is_renewed = is_same is not None and command.renews and _may_renew(table, command)
+    if is_same is None or is_renewed:
         options = spec.options
         crowd = None if options is None else _crowd(table, options)
         if crowd is not None and options.concurrency.when_full == WhenFull.REJECT:  # type: ignore[union-attr]
             now.turned_down.append(task_id)
             return REFUSED
+        if is_renewed:
+            _forget(table, task_id)
         state = SCHEDULED if spec.not_before_ms > now.at_ms else PENDING
         happening = Happening(now.index, now.at_ms, _SUBMITTED, "", task_id, 0, 0, spec.source)  # type: ignore[arg-type]
         task = Task(spec, now.index * ORDERS_PER_ENTRY + position, state, now.at_ms, [happening])
@@ -69,18 +70,23 @@ def _make_room(table: Table, task: Task, crowd: dict[TaskId, Task], options: Opt
     if options.concurrency.when_full == WhenFull.CANCEL_NEWEST:
         leaves = task
     else:
-        leaves = next(iter(crowd.values()))
+        leaves = min(crowd.values(), key=_order)  # Where a table was loaded, they lie in the order they came in there.
     end_as_cancelled(table, leaves, f"concurrency key {options.concurrency.key!r} is full")
 
 
-def _renewed(table: Table, command: SubmitTask, *, is_same: bool) -> bool | None:
-    """The leader has found that the task which had this id ended longer ago than its window: the id is free again. None
-    if so; if it is not that very end that the table knows, the answer stays what it was.
+def _may_renew(table: Table, command: SubmitTask) -> bool:
+    """The leader has found that the task which had this id ended longer ago than its window: the id is free again,
+    unless it is not that very end that the table knows.
     """
-    task_id = command.spec.task_id
-    known = table.finished.get(task_id)
-    if known is None or not is_of_token(known, command.renews):
-        return is_same
+    known = table.finished.get(command.spec.task_id)
+    return known is not None and is_of_token(known, command.renews)
+
+
+def _forget(table: Table, task_id: TaskId) -> None:
+    """A task that has ended makes way for another of its id."""
     del table.finished[task_id]
     table.finished_order[table.finished_order.index(task_id)] = TaskId("")
-    return None
+
+
+def _order(task: Task) -> int:
+    return task.order

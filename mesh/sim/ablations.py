@@ -29,6 +29,7 @@ from mesh.raft.log import Log
 from mesh.raft.replica import Replica, Role
 from mesh.sim.ablation import Ablation, Found, Replacement
 from mesh.sim.ablations_membership import MEMBERSHIP
+from mesh.sim.ablations_scheduling import SCHEDULING
 from mesh.sim.campaign import shrink, smallest
 from mesh.sim.plan import Plan, calm, draw
 from mesh.sim.world import run_seed
@@ -416,6 +417,7 @@ ABLATIONS: dict[str, Ablation] = {
         _slots_not_guarded,
     ),
     **MEMBERSHIP,
+    **SCHEDULING,
 }
 
 

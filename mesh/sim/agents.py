@@ -11,7 +11,7 @@ import msgspec
 from mesh.effects import CheckpointKept, StartAttempts, StopAttempts
 from mesh.events import AgentsReady, AttemptsEnded, AttemptsStarted, CheckpointOffered, Event
 from mesh.ids import FencingToken, TaskId
-from mesh.messages import AttemptOrder, AttemptOutcome, Lease
+from mesh.messages import AttemptOrder, AttemptOutcome, Failure, Lease
 from mesh.sim.coverage import Coverage
 from mesh.sim.plan import Plan
 from mesh.sim.schedule import Schedule, dice
@@ -23,13 +23,16 @@ STARTUP_US = (1_000, 80_000)
 
 
 class Script(msgspec.Struct, frozen=True, array_like=True):
-    """What a handler will do: fail this many attempts, run about so long, save so many checkpoints."""
+    """What a handler will do: fail this many attempts, run about so long, save so many checkpoints; and in so many
+    attempts end its process.
+    """
 
     name: str
     failures: int = 0
     is_final: bool = False
     run_us: int = 0
     checkpoints: int = 0
+    crashes: int = 0
 
 
 class Made(msgspec.Struct, frozen=True, array_like=True):
@@ -147,15 +150,25 @@ class Agents:
 
     def die(self) -> None:
         """The child processes are killed: what ran in them has failed. New ones are up soon."""
-        victims, self.running = self.running, {}
-        outcomes = [
-            AttemptOutcome(attempt.order.task_id, attempt.order.token, b"", "AgentDied: exit code -11")
-            for attempt in victims.values()
-        ]
-        if outcomes:
-            self._coverage.add("attempt died", len(outcomes))
-            self._tell(AttemptsEnded(outcomes))
+        disturbed = self._dice.random() < 0.3
+        self._processes_end(list(self.running.values()), Failure.DISTURBED if disturbed else Failure.CRASH)
         self._schedule.after(self._dice.randint(*STARTUP_US), self._ready)
+
+    def _processes_end(self, victims: list[_Attempt], failure: Failure) -> None:
+        """They died of themselves, or were ended for another's sake, who is none of these."""
+        outcomes = []
+        for attempt in victims:
+            del self.running[attempt.order.task_id]
+            error = "AgentDied: exit code -11"
+            outcomes.append(AttemptOutcome(attempt.order.task_id, attempt.order.token, b"", error, failure=failure))
+        if outcomes:
+            self._coverage.add("attempt disturbed" if failure == Failure.DISTURBED else "attempt died", len(outcomes))
+            self._tell(AttemptsEnded(outcomes))
+
+    def _take_along(self, attempt: _Attempt) -> None:
+        """User code has ended its process. Whatever else runs there ends with it, unless the attempt was alone."""
+        others = [other for other in self.running.values() if not other.order.is_alone]
+        self._processes_end([attempt] if attempt.order.is_alone else others, Failure.CRASH)
 
     def crash(self) -> None:
         """The node's process is gone and its children with it."""
@@ -187,6 +200,9 @@ class Agents:
             attempt.sequence += 1
             state = encode([order.token, attempt.sequence])
             self._tell(CheckpointOffered(order.task_id, order.token, attempt.sequence, state))
+            return
+        if script.crashes >= order.attempt:
+            self._take_along(attempt)
             return
         del self.running[order.task_id]
         self._tell(AttemptsEnded([self._outcome(order, script)]))

@@ -188,6 +188,7 @@ class Checker:
                 ought = model.apply(step.index, step.batch)
                 self.history.committed(model)
                 if step.batch is not None:
+                    record.limits.applied(model, step.batch, step.outcomes)
                     invariants_queue.outcomes_agree(model, step.batch, step.outcomes, ought)
                 invariants_queue.leases_within_slots(model, step.index, self._slots)
                 touched.update(model.touched)
@@ -211,7 +212,8 @@ class Checker:
         model = self.record.model
         while model.index < index:
             entry = self.record.committed[model.index + 1].entry
-            model.apply(entry.index, decode_batch(entry.data) if entry.kind == COMMANDS_KIND else None)
+            batch = decode_batch(entry.data) if entry.kind == COMMANDS_KIND else None
+            model.apply(entry.index, batch)
             self.history.committed(model)
 
     # --- messages -----------------------------------------------------------------------------------------------------

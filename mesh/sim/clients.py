@@ -25,12 +25,14 @@ from mesh.messages import (
     TasksRefused,
     WatchTasks,
 )
+from mesh.options import LossPolicy
 from mesh.sim.agents import Script
 from mesh.sim.coverage import Coverage
 from mesh.sim.line import ASKED_MAX, REQUESTS_MAX, Line, Oracle, read_is_fresh
 from mesh.sim.machine import Machine
 from mesh.sim.plan import Plan
 from mesh.sim.schedule import Schedule, dice
+from mesh.sim.treatment import Treatment
 from mesh.sim.violation import Violation
 from mesh.wire.codec import encode
 
@@ -38,6 +40,8 @@ PATIENCE_US = (400_000, 1_500_000)
 SWEEP_US = 250_000
 QUIET_US = (1_500_000, 4_000_000)
 DROPS_MAX = 12
+BOUND_US = 10_000_000
+"""For so long after healing, whoever may run on some nodes only is waited for."""
 
 
 class Wish(msgspec.Struct):
@@ -51,6 +55,11 @@ class Wish(msgspec.Struct):
     is_watched: bool = False
     drops: int = 0
     end: TaskEnd | None = None
+
+
+def is_held_if_lost(wish: Wish) -> bool:
+    """Whether it may wait for a person."""
+    return wish.spec.options is not None and wish.spec.options.on_loss == LossPolicy.HOLD
 
 
 class Client:
@@ -74,12 +83,14 @@ class Client:
         self._machines = machines
         self._oracle = oracle
         self._dice = dice(plan.seed, f"client {number}")
+        self._treatment = Treatment(plan, number)
         self._wishes_max = plan.tasks_max // plan.clients + 1
         self._line = Line(plan, schedule, self._dice, machines, self._hear, oracle.history)
         self._patience_us = self._dice.randint(*PATIENCE_US)
         self._request = self._first_request = (number + 1) * REQUESTS_MAX
         self._asked: dict[int, tuple[TaskId, int | None]] = {}
         """Open TASK questions: the task, and the state it was known to have ended in."""
+        self._calm_us = 0
         self._ordered: dict[int, TaskId] = {}
         """Open RETRY orders."""
         schedule.after(self._dice.randint(1_000, 400_000), self._wish)
@@ -99,6 +110,7 @@ class Client:
     def calm_down(self) -> None:
         """No new wishes; nothing is lost on the line any more."""
         self.is_done_wishing = True
+        self._calm_us = self._schedule.now_us
         self._line.loss = self._line.duplicate = 0
 
     def unserved(self) -> list[TaskId]:
@@ -148,7 +160,7 @@ class Client:
             not_before_ms=1_700_000_000_000 + self._schedule.now_us // 1_000 + delay_ms if delay_ms else 0,
             source=self.name,
         )
-        return spec, script
+        return self._treatment.of(spec, script, self._schedule.now_us // 1_000)
 
     def _sweep(self) -> None:
         """Ask again about what was not heard of for too long; sometimes ask needlessly, cancel, or read."""
@@ -202,6 +214,8 @@ class Client:
             self._line.say(SubmitTasks(True, [wish.spec]))
         elif choice < 0.13 and wish.end is None:
             self._line.say(Order(self._next_request(), Action.CANCEL, wish.spec.task_id, "changed my mind"))
+        elif choice < 0.15 and is_held_if_lost(wish):
+            self._line.say(Order(self._next_request(), Action.RETRY, wish.spec.task_id))
         elif choice < 0.40:
             self._ask(wish)
         elif choice < 0.50:
@@ -218,20 +232,37 @@ class Client:
             if not machine.is_parked
         ]
         for task_id, wish in self.wishes.items():
-            if wish.end is None and wish.spec.capability not in offered and self._dice.random() < 0.3:
+            if wish.end is None and self._waits_in_vain(wish, offered) and self._dice.random() < 0.3:
                 self._line.say(Order(self._next_request(), Action.CANCEL, task_id, "nobody can run it"))
+            elif wish.end is None and is_held_if_lost(wish) and self._dice.random() < 0.3:
+                self._line.say(Order(self._next_request(), Action.RETRY, task_id))
             elif wish.end is not None and wish.end.state == DEAD and self._dice.random() < 0.1:
                 if wish.drops >= DROPS_MAX:
                     continue
                 wish.drops += 1
                 self._line.say(Order(self._next_request(), Action.DROP, task_id, "not worth it"))
 
+    def _waits_in_vain(self, wish: Wish, offered: list[str]) -> bool:
+        """Whether it may be that nobody can ever run it, by its capability, its fallback or its node."""
+        options = wish.spec.options
+        if wish.spec.capability not in offered:
+            return True
+        if options is None:
+            return False
+        if options.fallback and options.fallback not in offered:
+            return True
+        is_bound = bool(options.require or options.avoid or options.is_sticky_hard)
+        return is_bound and self._schedule.now_us - self._calm_us > BOUND_US
+
     def _ask(self, wish: Wish) -> None:
         if len(self._asked) >= ASKED_MAX:
             self._asked.clear()
         request = self._next_request()
         if wish.is_acked:
-            ended = wish.end.state if wish.end is not None and wish.end.state in FINISHED else None
+            is_final = (
+                wish.end is not None and wish.end.state in FINISHED and not self._treatment.is_renewable(wish.spec)
+            )
+            ended = wish.end.state if wish.end is not None and is_final else None
             self._asked[request] = (wish.spec.task_id, ended)
         self._line.say(Ask(request, Question.TASK, False, wish.spec.task_id))
 
@@ -299,7 +330,8 @@ class Client:
             if wish.is_acked:
                 raise Violation("17 no acked task is lost", "a watcher was told there is no such task", end.task_id)
             return
-        self._oracle.ended(end)
+        if not self._treatment.is_renewable(wish.spec):
+            self._oracle.ended(end)
         wish.end = end
         wish.is_acked = True
         if end.state == DEAD:
@@ -307,7 +339,8 @@ class Client:
             if choice < 0.4 and not self.is_done_wishing:
                 request = self._next_request()
                 self._ordered[request] = end.task_id
-                self._line.say(Order(request, Action.RETRY, end.task_id))
+                revised = self._treatment.revised(wish.spec, wish.script)
+                self._line.say(Order(request, Action.RETRY, end.task_id, value=revised))
             elif choice < 0.5 or self.is_done_wishing:
                 self._line.say(Order(self._next_request(), Action.DROP, end.task_id, "not worth it"))
 

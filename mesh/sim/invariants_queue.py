@@ -11,6 +11,7 @@ from mesh.ledger.ledger import Ledger
 from mesh.ledger.task import COMPLETED, DEAD, FINISHED, STATE_NAMES
 from mesh.messages import AttemptOrder, TaskEnd
 from mesh.sim.agents import Made
+from mesh.sim.invariants_limits import ONCE
 from mesh.sim.model import LEASED, OVER, Model, ModelTask
 from mesh.sim.record import Record
 from mesh.sim.violation import Violation
@@ -29,6 +30,7 @@ BROKEN_BY: dict[type, str] = {
     commands.FailNode: "18 one state each",
     commands.AdmitNode: "18 one state each",
     commands.LeaveNode: "18 one state each",
+    commands.FireCron: ONCE,
 }
 """Which invariant a command breaks whose outcome is not what it ought to be."""
 
@@ -51,13 +53,17 @@ def acked_was_committed(record: Record, task_id: TaskId, index: int) -> None:
 
 
 def outcomes_agree(model: Model, batch: commands.Batch, got: bytes, ought: bytes) -> None:
-    """20, 21, 22, 23: each command came to what it ought to: stale leases fenced, duplicates collapsed, and so on."""
+    """20 to 23, 27 to 30, 32: each command came to what it ought to: stale leases fenced, duplicates collapsed, grants
+    beyond a limit refused, and so on.
+    """
     for command, mine, expected in zip(batch.commands, got, ought, strict=True):
         if mine != expected:
+            task_id = getattr(command, "task_id", TaskId(""))
+            limit = model.held_back.get(task_id, "") if type(command) is commands.GrantLease else ""
             raise Violation(
-                BROKEN_BY.get(type(command), "18 one state each"),
+                limit or BROKEN_BY.get(type(command), "18 one state each"),
                 f"entry {model.index}: {command} came to {mine}, ought to {expected}",
-                getattr(command, "task_id", ""),
+                task_id,
             )
 
 
@@ -88,7 +94,7 @@ def counts_conserved(ledger: Ledger, model: Model) -> None:
     counts = model.counts
     if counts != ledger.counts:
         raise Violation("18 one state each", f"counts {ledger.counts}, ought to be {counts}")
-    if len(ledger.finished) != sum(counts[state] for state in FINISHED):
+    if len(ledger.finished) != sum(counts[state] for state in FINISHED) - model.renewed:
         raise Violation("18 one state each", f"{len(ledger.finished)} finished are remembered, counts say {counts}")
 
 
@@ -151,7 +157,7 @@ def told_end_is_true(record: Record, end: TaskEnd) -> None:
             made = Made(*decode_value(end.result))
         except (Rubbish, TypeError) as error:
             raise Violation("19 one completion each", f"result {end.result!r}: {error}", end.task_id) from None
-        if made != Made(end.task_id, FencingToken(record.model.completions[end.task_id])):
+        if made not in [Made(end.task_id, FencingToken(token)) for state, token in task.ends if state == COMPLETED]:
             raise Violation("19 one completion each", f"told a result of {made}", end.task_id)
     if end.state == DEAD and not end.error:
         raise Violation("22 dead once, with a reason", "told it is dead without a reason", end.task_id)
@@ -169,15 +175,22 @@ def granted_before_sent(record: Record, node_id: str, to: str, order: AttemptOrd
 
 
 def same_rows_written(record: Record, node_id: str, write: LedgerWrite) -> None:
-    """4: what one node writes into its table and its history, every node writes there too."""
+    """4: what one node writes into its table, its history and its registry, every node writes there too."""
     for index, data in write.events:
         if record.histories.setdefault(index, data) != data:
             raise Violation("4 state-machine safety", f"{node_id} writes another history for entry {index} than others")
     for row in write.rows:
         if row.finished:
-            mine = (row.state, row.finished, row.fingerprint)
-            if record.finished.setdefault(row.task_id, mine) != mine:
-                raise Violation("4 state-machine safety", f"{node_id} writes {mine} for its end", row.task_id)
+            mine, life = (row.task_id, row.state, row.fingerprint), (row.task_id, row.fingerprint)
+            known = record.finished.setdefault(row.finished, mine), record.ends.setdefault(life, row.finished)
+            if known != (mine, row.finished):
+                raise Violation(
+                    "4 state-machine safety", f"{node_id} writes {mine} as number {row.finished}", row.task_id
+                )
+    summary = write.mark.summary
+    if record.summaries.setdefault(write.mark.applied_index, summary) != summary:
+        index = write.mark.applied_index
+        raise Violation("4 state-machine safety", f"{node_id} writes another summary of entry {index} than others")
 
 
 def tables_agree(ledger: Ledger, model: Model, record: Record) -> None:

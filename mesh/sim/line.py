@@ -25,6 +25,7 @@ ASKED_MAX = 16
 REQUESTS_MAX = 1_000_000
 """Each client numbers its requests in a range of its own, so that an answer meant for another is noticed."""
 READER_REQUESTS = 100 * REQUESTS_MAX
+RULER_REQUESTS = 200 * REQUESTS_MAX
 
 
 class Oracle(Protocol):

@@ -8,7 +8,10 @@ A task moves by itself, whenever it likes: it is granted, starts, waits again, c
 sees only where it is. How far it has come is a pair that never falls, (token, stage):
 
     LEASED 0 -> RUNNING 1 -> WAITING 2 -> ENDED 3 -> FRESH 4 (submitted, or put back: no lease of this life yet)
-                                                     CALLED OFF 5 (cancelled when FRESH or further on)
+                                                     CALLED OFF 5 (cancelled, or dead, when FRESH or further on)
+
+A task that is held is WAITING, in a state of its own. What nobody asks for and only the log can tell, a task given up
+before it ran, sent to its fallback or made anew under its id, is told to the checker as an operation of the log's.
 
 A `Standing` is the least that the task must have come to; it may be further on. An answer moves it on to what was seen,
 or cannot be: that is what gives the checker its teeth.
@@ -20,7 +23,18 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from mesh.ledger.task import CANCELLED, COMPLETED, DEAD, DISPATCHED, FAILED, FINISHED, PENDING, RUNNING, SCHEDULED
+from mesh.ledger.task import (
+    CANCELLED,
+    COMPLETED,
+    DEAD,
+    DISPATCHED,
+    FAILED,
+    FINISHED,
+    PAUSED,
+    PENDING,
+    RUNNING,
+    SCHEDULED,
+)
 
 LEASED_STAGE, RUNNING_STAGE, WAITING_STAGE, ENDED_STAGE, FRESH_STAGE, CALLED_OFF_STAGE = range(6)
 _STAGE_OF: Final = {
@@ -28,6 +42,7 @@ _STAGE_OF: Final = {
     RUNNING: RUNNING_STAGE,
     PENDING: WAITING_STAGE,
     SCHEDULED: WAITING_STAGE,
+    PAUSED: WAITING_STAGE,
     COMPLETED: ENDED_STAGE,
     DEAD: ENDED_STAGE,
 }
@@ -43,6 +58,9 @@ class Call(Enum):
     REDRIVE = "redrive"
     DROP = "drop"
     CHECKPOINT = "checkpoint"
+    BURY = "given up before it began"
+    FALL_BACK = "sent to its fallback"
+    RENEW = "submitted anew after its window"
 
 
 class Outcome(Enum):
@@ -139,8 +157,12 @@ def after(at: Standing, operation: Operation) -> Standing | None:
         return at if at.payload is None else None
     if call is Call.SUBMIT:
         return _submitted(at, operation)
+    if call is Call.RENEW:
+        return Standing(operation.payload, at.token)
     if at.payload is None:
         return at if outcome is Outcome.OPEN else None
+    if call in (Call.BURY, Call.FALL_BACK):
+        return None if at.has_ended else _given_up(at, call)
     if call is Call.READ:
         return at if operation.view is None else _seen(at, operation.view)
     if call is Call.CANCEL:
@@ -156,7 +178,7 @@ def after(at: Standing, operation: Operation) -> Standing | None:
         return at  # Of several who ask at the same time, all are told of the one that did it.
     if outcome is Outcome.OPEN and not is_drop and at.stage == FRESH_STAGE and at.state != SCHEDULED:
         return at  # To die and be put back once more would only make it later.
-    dead = _ended(at, DEAD)
+    dead = at if at.state == PAUSED and not is_drop else _ended(at, DEAD)
     if dead is None:
         return at if outcome is Outcome.OPEN else None
     return dead._replace(state=FAILED) if is_drop else Standing(at.payload, dead.token, FRESH_STAGE, PENDING)
@@ -179,6 +201,14 @@ def _cancelled(at: Standing, outcome: Outcome) -> Standing | None:
         return None if outcome is Outcome.DONE and at.state != CANCELLED else at
     stage = CALLED_OFF_STAGE if at.stage == FRESH_STAGE else ENDED_STAGE
     return None if outcome is Outcome.REFUSED else at._replace(state=CANCELLED, stage=stage)
+
+
+def _given_up(at: Standing, call: Call) -> Standing:
+    """It waits: it dies of that, or is sent elsewhere."""
+    is_fresh = at.stage == FRESH_STAGE
+    if call is Call.BURY:
+        return at._replace(state=DEAD, stage=CALLED_OFF_STAGE if is_fresh else ENDED_STAGE)
+    return at._replace(state=PENDING, stage=FRESH_STAGE if is_fresh else WAITING_STAGE)
 
 
 def _leased(at: Standing) -> Standing | None:

@@ -24,11 +24,12 @@ from mesh.ledger.task import (
     SCHEDULED,
     STATE_NAMES,
 )
-from mesh.messages import Failure
+from mesh.messages import Failure, TaskSpec
 from mesh.options import LossPolicy, Options, Retry, WhenFull
-from mesh.sim import model_rulings
+from mesh.sim import model_crons, model_rulings
 from mesh.sim.coverage import Coverage
-from mesh.sim.model_limits import ModelLimits
+from mesh.sim.linearizable import Call
+from mesh.sim.model_limits import BREAKER, ModelLimits
 
 WAITING: Final = (PENDING, SCHEDULED)
 LEASED: Final = (DISPATCHED, RUNNING)
@@ -36,7 +37,9 @@ OVER: Final = (COMPLETED, FAILED, CANCELLED)
 
 
 class ModelTask(msgspec.Struct):
-    """One task. `token_max` is the greatest token it ever had; `ends` every (state, token) it ended in."""
+    """One task. `token_max` is the greatest token it ever had; `ends` every (state, token) it ended in. `place` is
+    where in the log it came in, or was put back.
+    """
 
     capability: str
     payload: bytes
@@ -59,6 +62,9 @@ class ModelTask(msgspec.Struct):
     granted_ms: int = 0
     progress_ms: int = 0
     priority: int = 5
+    task_id: TaskId = TaskId("")
+    place: tuple[int, int] = (0, 0)
+    ended_ms: int = 0
 
 
 class ModelNode(msgspec.Struct):
@@ -75,6 +81,8 @@ class Model:
     def __init__(self, coverage: Coverage) -> None:
         self.index = 0
         self.at_ms = 0
+        self.entries = 0
+        """How many had commands."""
         self.tasks: dict[TaskId, ModelTask] = {}
         self.nodes: dict[NodeId, ModelNode] = {}
         self.counts = [0] * len(STATE_NAMES)
@@ -87,6 +95,20 @@ class Model:
         self.refused: dict[TaskId, None] = {}
         """Tasks of which the last entry held a grant that came to nothing: they have lost their turn."""
         self.limits = ModelLimits()
+        self.crons: dict[str, model_crons.ModelCron] = {}
+        self.fired: dict[TaskId, None] = {}
+        """Tasks that a schedule submitted."""
+        self.renewed = 0
+        """Tasks whose id was taken again when their window was over."""
+        self.by_itself: list[tuple[Call, TaskId]] = []
+        """What became of tasks in the last entry that nobody ordered, in order."""
+        self.ordered: list[tuple[Call, TaskId]] = []
+        """What somebody did order, for one of them or for many, and was done in the last entry."""
+        self.held_back: dict[TaskId, str] = {}
+        """Grants of the last entry that a limit forbids, and which."""
+        self.forgotten: list[ModelTask] = []
+        """Tasks whose id the last entry gave to others."""
+        self._ended_now: list[TaskId] = []
         self.completions: dict[TaskId, int] = {}
         """Token under which a task was completed."""
         self.first_due_ms: dict[TaskId, int] = {}
@@ -94,61 +116,92 @@ class Model:
         self.set_to: dict[str, int] = {}
         self.pause_words: dict[str, tuple[int, str]] = {}
         self.moved: dict[TaskId, None] = {}
-        """Tasks that were given another priority: they have left their line."""
+        """Tasks that the last entry gave another priority: they stand in another line."""
+        self._position = 0
         self.coverage = coverage
 
     def apply(self, index: int, batch: commands.Batch | None) -> bytes:
         """Apply the next entry (None: one without commands). Returns the outcome of each command."""
         assert index == self.index + 1, f"the model is at {self.index} and was given {index}"
         self.index = index
-        self.touched = {}
-        self.refused = {}
+        self.touched, self.refused, self.moved, self.held_back = {}, {}, {}, {}
+        self.by_itself, self.ordered, self.forgotten, self._ended_now = [], [], [], []
         if batch is None:
             return b""
+        self.entries += 1
         self.at_ms = max(self.at_ms, batch.at_ms)
-        return bytes(_RULES[type(command)](self, command) for command in batch.commands)
+        outcomes = bytearray()
+        for self._position, command in enumerate(batch.commands):
+            outcomes.append(_RULES[type(command)](self, command))
+        for task_id in self._ended_now:  # It grows meanwhile.
+            self._position += 1
+            model_crons.last_ended(self, task_id)
+        return bytes(outcomes)
 
     # --- rules --------------------------------------------------------------------------------------------------------
 
-    def _submit(self, command: commands.SubmitTask) -> int:
+    def submit(self, command: commands.SubmitTask) -> int:
         spec = command.spec
-        task = self.tasks.get(spec.task_id)
-        if task is not None:
-            same = task.asked == (spec.capability, spec.payload)
+        known = self.tasks.get(spec.task_id)
+        is_new = known is None or (known.state in OVER and 0 < command.renews == known.token)
+        if known is not None and not is_new:
+            same = known.asked == (spec.capability, spec.payload)
             self.coverage.add("same task submitted again" if same else "conflict in the log")
             return ALREADY if same else CONFLICT
-        self.coverage.add("task accepted")
         concurrency = None if spec.options is None else spec.options.concurrency
         crowd = [] if concurrency is None else self._live_under(concurrency.key)
         is_full = concurrency is not None and len(crowd) >= concurrency.limit
         if concurrency is not None and is_full and concurrency.when_full == WhenFull.REJECT:
             self.coverage.add("submit turned down")
             return REFUSED
-        state = SCHEDULED if spec.not_before_ms > self.at_ms else PENDING
-        task = ModelTask(spec.capability, spec.payload, spec.max_attempts, state, spec.not_before_ms)
-        task.options, task.submitted_ms, task.asked = spec.options, self.at_ms, (spec.capability, spec.payload)
-        task.priority = spec.priority
-        self.first_due_ms[spec.task_id] = spec.not_before_ms
-        self.tasks[spec.task_id] = self.touched[spec.task_id] = task
-        self.counts[state] += 1
+        if known is not None:
+            self._forget(known)
+        self.coverage.add("task accepted")
+        self.create(spec, [] if known is None else known.ends)
         if concurrency is not None and is_full and concurrency.when_full != WhenFull.QUEUE:
             goes = spec.task_id if concurrency.when_full == WhenFull.CANCEL_NEWEST else crowd[0]
             self.coverage.add("concurrency key made room")
-            self._touch(goes)
-            self.end(self.tasks[goes], CANCELLED)
+            self.call_off(goes)
         return DONE
 
+    def create(self, spec: TaskSpec, ends: list[tuple[int, int]]) -> None:
+        """A task comes into being."""
+        state = SCHEDULED if spec.not_before_ms > self.at_ms else PENDING
+        task = ModelTask(spec.capability, spec.payload, spec.max_attempts, state, spec.not_before_ms)
+        task.options, task.submitted_ms, task.asked = spec.options, self.at_ms, (spec.capability, spec.payload)
+        task.priority, task.task_id, task.ends = spec.priority, spec.task_id, list(ends)
+        task.place = self.index, self._position
+        self.first_due_ms[spec.task_id] = spec.not_before_ms
+        self.tasks[spec.task_id] = self.touched[spec.task_id] = task
+        self.counts[state] += 1
+
+    def _forget(self, known: ModelTask) -> None:
+        """The window of a task that has ended is over: its id is free."""
+        self.coverage.add("id taken again after its window")
+        self.renewed += 1
+        self.forgotten.append(known)
+        del self.tasks[known.task_id]
+        self.completions.pop(known.task_id, None)
+        self.by_itself.append((Call.RENEW, known.task_id))
+
+    def call_off(self, task_id: TaskId) -> None:
+        """A task is cancelled, and nobody has ordered it."""
+        self._touch(task_id)
+        self.by_itself.append((Call.CANCEL, task_id))
+        self.end(self.tasks[task_id], CANCELLED)
+
     def _live_under(self, key: str) -> list[TaskId]:
-        """Live tasks under a concurrency key, in the order they came in; dead letters do not count."""
-        return [
-            task_id
-            for task_id, task in self.tasks.items()
+        """Live tasks under a concurrency key, in the order they came in or were put back; dead letters do not count."""
+        crowd = [
+            task
+            for task in self.tasks.values()
             if task.options is not None
             and task.options.concurrency is not None
             and task.options.concurrency.key == key
             and task.state not in OVER
             and task.state != DEAD
         ]
+        return [task.task_id for task in sorted(crowd, key=_place)]
 
     def _grant(self, command: commands.GrantLease) -> int:
         task, node = self.live(command.task_id), self.nodes.get(command.node_id)
@@ -158,13 +211,16 @@ class Model:
         if task.state not in WAITING or not may_run or self.index <= task.token:
             self.refused[command.task_id] = None
             return REFUSED
-        if self._is_held_back(task, command.node_id):
+        limit = self._limit_against(task, command.node_id)
+        if limit:
             self.coverage.add("grant beyond a limit refused")
             self.refused[command.task_id] = None
+            self.held_back[command.task_id] = limit
             return REFUSED
         self._move(task, DISPATCHED)
         task.granted_ms = task.progress_ms = self.at_ms
-        self.limits.granted(command.task_id, self.index, command.node_id, task.capability, task.options, self.at_ms)
+        if self.limits.granted(command.task_id, self.index, command.node_id, task.capability, task.options, self.at_ms):
+            self.coverage.add("breaker probed")
         task.token = task.token_max = self.index
         task.node_id = command.node_id
         self.leases[command.node_id] = self.leases.get(command.node_id, 0) + 1
@@ -174,15 +230,17 @@ class Model:
         task.is_lost = False
         return DONE
 
-    def _is_held_back(self, task: ModelTask, node_id: NodeId) -> bool:
+    def _limit_against(self, task: ModelTask, node_id: NodeId) -> str:
+        """The limit that forbids to grant it there now; empty if none does."""
         limits, at_ms = self.limits, self.at_ms
-        if limits.is_paused(task.capability, at_ms) or not limits.has_room(task.options, at_ms):
-            return True
+        forbids = limits.against(task.capability, task.options, at_ms)
+        if forbids:
+            return forbids
         breaker = limits.breakers.get((node_id, task.capability))
         probe = None if breaker is None or breaker.probe is None else self.tasks.get(breaker.probe[0])
         is_out = breaker is not None and breaker.probe is not None and probe is not None
         is_out = is_out and probe.state in LEASED and probe.token == breaker.probe[1]  # type: ignore[union-attr, index]
-        return limits.is_shut(node_id, task.capability, at_ms, is_out)
+        return BREAKER if limits.is_shut(node_id, task.capability, at_ms, is_out) else ""
 
     def _start(self, command: commands.StartTask) -> int:
         task = self._leased(command.task_id, command.token)
@@ -221,8 +279,8 @@ class Model:
         if task.state in WAITING:
             self.coverage.add("late completion accepted")
         self.completions[command.task_id] = command.token
-        if task.node_id:
-            self.limits.went_well(NodeId(task.node_id), task.capability)
+        if task.node_id and self.limits.went_well(NodeId(task.node_id), task.capability):
+            self.coverage.add("breaker closed")
         self.end(task, COMPLETED)
         return DONE
 
@@ -233,8 +291,7 @@ class Model:
         if task.state == DISPATCHED:
             task.attempts += 1
         task.reason = command.error
-        if self.limits.went_wrong(NodeId(task.node_id), task.capability, self.at_ms):
-            self.coverage.add("breaker opened")
+        self.went_wrong(task)
         if self.limits.level and command.failure == Failure.CRASH:
             task.crashes += 1
             if task.crashes >= self.limits.crashes["dead_after_crashes"]:
@@ -244,6 +301,11 @@ class Model:
                 return DONE
         self.try_again(task, command.error, command.jitter_permille, is_final=command.final)
         return DONE
+
+    def went_wrong(self, task: ModelTask) -> None:
+        """An attempt failed, by the word of its holder or because it took too long."""
+        if self.limits.went_wrong(NodeId(task.node_id), task.capability, self.at_ms, self.index):
+            self.coverage.add("breaker opened")
 
     def try_again(self, task: ModelTask, error: str, jitter_permille: int, *, is_final: bool) -> None:
         retry = Retry() if task.options is None or task.options.retry is None else task.options.retry
@@ -267,6 +329,7 @@ class Model:
             self.coverage.add("task dead")
             return
         task.capability, task.attempts, task.crashes = fallback, 0, 0
+        self.by_itself.append((Call.FALL_BACK, task.task_id))
         self._wait_again(task, PENDING)
         self.coverage.add("task fell back")
 
@@ -287,6 +350,7 @@ class Model:
         if task.state in OVER:
             return ALREADY
         self._touch(command.task_id)
+        self.ordered.append((Call.CANCEL, command.task_id))
         self.end(task, CANCELLED)
         self.coverage.add("task cancelled")
         return DONE
@@ -297,8 +361,11 @@ class Model:
             return UNKNOWN
         if task.state not in (DEAD, PAUSED):
             return REFUSED
+        self.coverage.add("held task redriven" if task.state == PAUSED else "dead letter redriven")
+        self.ordered.append((Call.REDRIVE, command.task_id))
         self._wait_again(task, PENDING)
         task.attempts = task.token = task.crashes = 0
+        task.place = self.index, self._position
         if command.payload is not None:
             task.payload = command.payload
         self.coverage.add("task redriven")
@@ -310,6 +377,7 @@ class Model:
             return UNKNOWN
         if task.state != DEAD:
             return REFUSED
+        self.ordered.append((Call.DROP, command.task_id))
         self.end(task, FAILED)
         return DONE
 
@@ -417,13 +485,10 @@ class Model:
     def _move(self, task: ModelTask, state: int) -> None:
         if task.state in LEASED and state not in LEASED:
             self.leases[task.node_id] -= 1
-            self.limits.lease_ended(self._id_of(task), task.options)
+            self.limits.lease_ended(task.task_id, task.options)
         self.counts[task.state] -= 1
         self.counts[state] += 1
         task.state = state
-
-    def _id_of(self, task: ModelTask) -> TaskId:
-        return next((task_id for task_id, known in self.touched.items() if known is task), TaskId(""))
 
     def _wait_again(self, task: ModelTask, state: int) -> None:
         self._move(task, state)
@@ -435,10 +500,16 @@ class Model:
     def end(self, task: ModelTask, state: int) -> None:
         self._move(task, state)
         task.ends.append((state, task.token))
+        task.ended_ms = self.at_ms
+        self._ended_now.append(task.task_id)
+
+
+def _place(task: ModelTask) -> tuple[int, int]:
+    return task.place
 
 
 _RULES: dict[type, Callable[[Model, Any], int]] = {
-    commands.SubmitTask: Model._submit,
+    commands.SubmitTask: Model.submit,
     commands.GrantLease: Model._grant,
     commands.StartTask: Model._start,
     commands.SaveCheckpoint: Model._checkpoint,
@@ -461,4 +532,7 @@ _RULES: dict[type, Callable[[Model, Any], int]] = {
     commands.ResumeQueue: model_rulings.resume,
     commands.FallBack: model_rulings.fall_back,
     commands.CloseBreaker: model_rulings.close_breaker,
+    commands.SetCron: model_crons.set_cron,
+    commands.DropCron: model_crons.drop_cron,
+    commands.FireCron: model_crons.fire_cron,
 }

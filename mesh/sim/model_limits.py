@@ -4,15 +4,24 @@ Everything is kept for ever and counted anew each time: slow, and plain to see. 
 grants with it, and holds both against the limits themselves.
 """
 
+from typing import Final
+
 import msgspec
 
 from mesh.ids import NodeId, TaskId
 from mesh.options import Options
 
+RATE: Final = "27 rates hold"
+CONCURRENCY: Final = "28 concurrency keys hold"
+BREAKER: Final = "29 one probe at a time"
+PAUSE: Final = "32 nothing is granted from a paused queue"
+"""Invariants that a grant may break, by the limit that forbids it."""
+
 
 class ModelBreaker(msgspec.Struct):
     failures: int = 0
     opened_ms: int = 0
+    opened_index: int = 0
     successes: int = 0
     probe: tuple[TaskId, int] | None = None
 
@@ -41,17 +50,20 @@ class ModelLimits:
         until_ms = self.paused.get(capability)
         return until_ms is not None and (until_ms == 0 or at_ms < until_ms)
 
-    def has_room(self, options: Options | None, at_ms: int) -> bool:
-        """Whether the task's own limits allow a grant now."""
+    def against(self, capability: str, options: Options | None, at_ms: int) -> str:
+        """The limit that forbids to grant such a task to anybody now; empty if none does."""
+        if self.is_paused(capability, at_ms):
+            return PAUSE
         if options is None:
-            return True
+            return ""
         concurrency = options.concurrency
         if concurrency is not None and len(self.held.get(concurrency.key, ())) >= concurrency.limit:
-            return False
-        return all(
+            return CONCURRENCY
+        has_room = all(
             sum(at_ms - then_ms < rate.per_ms for then_ms in self.granted_ms.get(rate.key, ())) < rate.limit
             for rate in options.rates
         )
+        return "" if has_room else RATE
 
     def is_shut(self, node_id: NodeId, capability: str, at_ms: int, probe_is_out: bool) -> bool:
         breaker = self.breakers.get((node_id, capability))
@@ -61,29 +73,35 @@ class ModelLimits:
 
     def granted(
         self, task_id: TaskId, token: int, node_id: NodeId, capability: str, options: Options | None, at_ms: int
-    ) -> None:
+    ) -> bool:
+        """True if it is the probe of a breaker."""
         breaker = self.breakers.get((node_id, capability))
-        if breaker is not None and breaker.opened_ms:
+        is_probe = breaker is not None and breaker.opened_ms > 0
+        if breaker is not None and is_probe:
             breaker.probe = task_id, token
         if options is not None:
             for rate in options.rates:
                 self.granted_ms.setdefault(rate.key, []).append(at_ms)
             if options.concurrency is not None:
                 self.held.setdefault(options.concurrency.key, {})[task_id] = None
+        return is_probe
 
     def lease_ended(self, task_id: TaskId, options: Options | None) -> None:
         if options is not None and options.concurrency is not None:
             self.held[options.concurrency.key].pop(task_id, None)
 
-    def went_well(self, node_id: NodeId, capability: str) -> None:
+    def went_well(self, node_id: NodeId, capability: str) -> bool:
+        """True if that closed a breaker which was open."""
         breaker = self.breakers.get((node_id, capability))
         if breaker is None:
-            return
+            return False
         breaker.successes += 1
-        if not breaker.opened_ms or breaker.successes >= self.settings["breaker_successes"]:
+        is_over = not breaker.opened_ms or breaker.successes >= self.settings["breaker_successes"]
+        if is_over:
             del self.breakers[node_id, capability]
+        return is_over and breaker.opened_ms > 0
 
-    def went_wrong(self, node_id: NodeId, capability: str, at_ms: int) -> bool:
+    def went_wrong(self, node_id: NodeId, capability: str, at_ms: int, index: int) -> bool:
         """True if that opened a breaker, or opened it again."""
         if not self.level or not self.settings["breaker_failures"]:
             return False
@@ -94,7 +112,7 @@ class ModelLimits:
         else:
             opens = breaker.failures >= self.settings["breaker_failures"]
         if opens:
-            breaker.opened_ms, breaker.successes = at_ms, 0
+            breaker.opened_ms, breaker.opened_index, breaker.successes = at_ms, index, 0
         return opens
 
     def forget_node(self, node_id: NodeId) -> None:

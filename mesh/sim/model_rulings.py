@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesh.ids import NodeId
 from mesh.ledger import commands
 from mesh.ledger.applied import ALREADY, DONE, REFUSED, UNKNOWN
 from mesh.ledger.settings import Settings, flaw
-from mesh.ledger.task import CANCELLED, DISPATCHED, PENDING, RUNNING, SCHEDULED
+from mesh.ledger.task import DEAD, DISPATCHED, PENDING, RUNNING, SCHEDULED
+from mesh.sim.linearizable import Call
 
 if TYPE_CHECKING:
     from mesh.sim.model import Model
@@ -40,8 +40,8 @@ def time_out(model: Model, command: commands.TimeOut) -> int:
         if task.state == DISPATCHED:
             task.attempts += 1
         task.reason = "timeout_"
-        model.coverage.add("attempt timed out")
-        model.limits.went_wrong(NodeId(task.node_id), task.capability, model.at_ms)
+        model.coverage.add("attempt ran too long" if is_run else "attempt made no progress")
+        model.went_wrong(task)
         model.try_again(task, "timeout_", command.jitter_permille, is_final=False)
         return DONE
     if task.state not in WAITING or task.attempts:
@@ -50,7 +50,7 @@ def time_out(model: Model, command: commands.TimeOut) -> int:
         if not 0 < options.expires_at_ms <= model.at_ms:
             return REFUSED
         model.coverage.add("task expired")
-        model.end(task, CANCELLED)
+        model.call_off(command.task_id)
         return DONE
     since_ms = max(task.submitted_ms, model.first_due_ms.get(command.task_id, 0))
     if not options.schedule_timeout_ms or since_ms + options.schedule_timeout_ms > model.at_ms:
@@ -58,6 +58,8 @@ def time_out(model: Model, command: commands.TimeOut) -> int:
     model.coverage.add("task not scheduled in time")
     task.reason = "unschedulable"
     model.give_up(task)
+    if task.state == DEAD:
+        model.by_itself.append((Call.BURY, command.task_id))
     return DONE
 
 
@@ -88,6 +90,9 @@ def pause(model: Model, command: commands.PauseQueue) -> int:
         return ALREADY
     if 0 < command.until_ms <= model.at_ms:
         return REFUSED
+    if command.capability not in model.limits.paused:
+        for over in [name for name, until_ms in model.limits.paused.items() if 0 < until_ms <= model.at_ms]:
+            del model.limits.paused[over], model.pause_words[over]
     model.limits.paused[command.capability] = command.until_ms
     model.pause_words[command.capability] = command.until_ms, command.reason
     model.coverage.add("queue paused")
@@ -96,7 +101,10 @@ def pause(model: Model, command: commands.PauseQueue) -> int:
 
 def resume(model: Model, command: commands.ResumeQueue) -> int:
     model.pause_words.pop(command.capability, None)
-    return ALREADY if model.limits.paused.pop(command.capability, None) is None else DONE
+    if model.limits.paused.pop(command.capability, None) is None:
+        return ALREADY
+    model.coverage.add("queue resumed")
+    return DONE
 
 
 def fall_back(model: Model, command: commands.FallBack) -> int:

@@ -112,6 +112,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     failing_permille: int
     checkpoint_permille: int
     quiet_permille: int
+    treated_permille: int = 0
+    """How many tasks have options."""
+    ruling_ms: int = 0
+    """Mean pause between orders about the mesh as a whole: settings, queues, schedules, many tasks; 0 if none come."""
+    crons_max: int = 0
+    """Schedules there are at once, at most."""
     membership: MembershipConfig = MembershipConfig()
     spare_ids: tuple[str, ...] = ()
     """Hosts that are no founders: each starts later, with an empty disk, and wants to be let in."""
@@ -133,7 +139,7 @@ def draw(seed: int) -> Plan:
     size = roll.choice((1, 2, 3, 3, 3, 3, 5))
     faults = {}
     appetite = roll.choice((0.2, 0.4, 0.6))
-    upheaval = dice(seed, "upheaval plan")
+    upheaval, treatment = dice(seed, "upheaval plan"), dice(seed, "treatment plan")
     for fault in FAULTS:
         weak, strong = STRENGTHS[fault]
         source = upheaval if fault in UPHEAVALS else roll
@@ -177,6 +183,9 @@ def draw(seed: int) -> Plan:
         failing_permille=roll.choice((0, 100, 400)),
         checkpoint_permille=roll.choice((0, 300)),
         quiet_permille=roll.choice((0, 200)),
+        treated_permille=treatment.choice((0, 300, 700)),
+        ruling_ms=treatment.choice((0, 800, 3_000)),
+        crons_max=treatment.choice((0, 2, 4)),
         membership=MembershipConfig(
             voters_wanted=upheaval.randint(1, 7),
             replace_after_ms=upheaval.randint(1_000, 8_000),

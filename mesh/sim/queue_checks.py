@@ -5,7 +5,7 @@ accepted, because each points to another cause: the first ones (a table that was
 middle (a member that came back without them), the last ones (promises made before they were durable).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -37,10 +37,14 @@ class Count(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """A lease, in the order of the log. `stream`: those that are served in turn, capability and priority."""
+    """A lease, in the order of the log. `stream`: those that are served in turn. `entry` numbers the entries it could
+    have been in; before `since` whoever granted did not know that the task stands in this stream.
+    """
 
     task_id: TaskId
-    stream: tuple[str, int]
+    stream: Hashable
+    entry: int = 0
+    since: int = 0
 
 
 def total_queue(
@@ -115,15 +119,21 @@ def out_of_turn(places: Mapping[TaskId, int], grants: Iterable[Grant]) -> tuple[
         places: where in the log each task came in. Tasks that are not here had their turn disturbed and do not count.
         grants: all leases. Only the first of a task counts.
     """
-    latest: dict[tuple[str, int], tuple[int, TaskId]] = {}
+    latest: dict[Hashable, tuple[int, TaskId]] = {}
+    served: dict[Hashable, list[tuple[int, int, TaskId]]] = {}
     seen: set[TaskId] = set()
-    for task_id, stream in grants:
+    for task_id, stream, entry, since in grants:
         place = places.get(task_id)
         if place is None or task_id in seen:
             continue
         seen.add(task_id)
-        last = latest.get(stream)
+        before = served.setdefault(stream, [])
+        if since:
+            last = max(((known, other) for at, known, other in before if at >= since), default=None)
+        else:
+            last = latest.get(stream)
         if last is not None and place < last[0]:
             return task_id, last[1]
-        latest[stream] = (place, task_id)
+        before.append((entry, place, task_id))
+        latest[stream] = max((place, task_id), latest.get(stream, (place, task_id)))
     return None

@@ -5,6 +5,7 @@ import msgspec
 from mesh.durable import Configuration, Entry
 from mesh.ids import TaskId
 from mesh.sim.coverage import Coverage
+from mesh.sim.invariants_limits import Limits
 from mesh.sim.model import Model
 
 
@@ -49,8 +50,13 @@ class Record:
         self.acked_order: list[TaskId] = []
         self.histories: dict[int, bytes] = {}
         """By log index: the events of that entry, as they were first written to a table's history."""
-        self.finished: dict[TaskId, tuple[int, int, int]] = {}
-        """State, number and fingerprint of finished tasks, as they were first written to a table."""
+        self.finished: dict[int, tuple[TaskId, int, int]] = {}
+        """By number: id, state and fingerprint of finished tasks, as they were first written to a table."""
+        self.ends: dict[tuple[TaskId, int], int] = {}
+        """By id and fingerprint: the number of a task that finished."""
+        self.summaries: dict[int, bytes] = {}
+        """By log index: what of the table is not a task, as it was first written."""
+        self.limits = Limits()
         self.final: dict[TaskId, int] = {}
         """States in which a client was told that a task has ended for good."""
 

@@ -25,6 +25,7 @@ from mesh.sim.nemesis import Nemesis
 from mesh.sim.network import Host, Network
 from mesh.sim.plan import Plan, draw
 from mesh.sim.promise import Promise
+from mesh.sim.ruler import Ruler
 from mesh.sim.schedule import Schedule, dice
 from mesh.sim.upheaval import Upheaval
 from mesh.sim.violation import Violation
@@ -67,6 +68,7 @@ class World:
         self.side_effects = SideEffects()
         disks: dict[str, Disk] = {}
         self.checker = Checker(self.coverage, disks, dict(zip(plan.host_ids, plan.slots, strict=True)))
+        self.checker.history.in_flight_max = plan.dispatch.entries_in_flight_max
         self.checker.history.doubles = bool(plan.strength("duplicate") or plan.strength("replay"))
         watcher = Watchers((*watchers, self.checker)) if watchers else self.checker
         for config in configs(plan):
@@ -86,6 +88,7 @@ class World:
         self.saboteur = Saboteur(plan, self.schedule, self.coverage, self.machines, self.checker)
         self.reader = Reader(plan, self.schedule, self.coverage, self.machines, self.checker)
         self.operator = Operator(plan, self.schedule, self.machines, self.checker)
+        self.ruler = Ruler(plan, self.schedule, self.coverage, self.machines, self.checker)
         promise = Promise(plan, self.schedule, self.network, self.machines, self.checker.committed_configuration)
         self.upheaval = Upheaval(
             plan, self.schedule, self.coverage, self.machines, self.operator, promise, self.leader_id
@@ -111,6 +114,7 @@ class World:
         """The second phase: heal everything, and demand that everything comes right. Raises Violation."""
         self.nemesis.heal()
         self.saboteur.is_done = self.reader.is_done = True
+        self.ruler.calm_down()
         self._converge("26 everything comes right after healing")
         for client in self.clients:
             for number in range(FRESH_TASKS):

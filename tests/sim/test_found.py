@@ -1,14 +1,22 @@
 """Mistakes the simulator found in this code, each as the smallest story, so that none depends on a seed."""
 
+import msgspec
+
 from mesh.config import DispatchConfig
 from mesh.execution.attempts import Attempts
 from mesh.ids import ClientId, FencingToken, LogIndex, NodeId, TaskId, Term
-from mesh.ledger.applied import Applied
+from mesh.ledger.applied import ALREADY, DONE, REFUSED, Applied
+from mesh.ledger.commands import AdmitNode, Batch, CancelTask, Command, FailAttempt, GrantLease, RedriveTask, SubmitTask
+from mesh.ledger.intake import Intake, whole
+from mesh.ledger.ledger import Ledger
 from mesh.ledger.table import Table
+from mesh.ledger.task import PENDING, Task
 from mesh.messages import Accepted, AttemptOrder, AttemptOutcome, TaskSpec
 from mesh.node.requests import Waiting
+from mesh.options import Concurrency, Options, WhenFull
 from mesh.sim.plan import calm
 from mesh.sim.world import World
+from mesh.wire.codec import encode
 
 T1, T2 = TaskId("t1"), TaskId("t2")
 ANA, BEN = (NodeId("n1"), ClientId(1)), (NodeId("n2"), ClientId(7))
@@ -16,6 +24,19 @@ ANA, BEN = (NodeId("n1"), ClientId(1)), (NodeId("n2"), ClientId(7))
 
 def order(task_id: TaskId, token: int) -> AttemptOrder:
     return AttemptOrder(task_id, FencingToken(token), 1, "code", b"", b"")
+
+
+def apply(ledger: Ledger, *commands: Command) -> list[int]:
+    """One entry, and what came of each command."""
+    index = LogIndex(ledger.applied_index + 1)
+    batch = Batch(1_000 * index, list(commands))
+    return list(ledger.apply(index, Term(2), batch, encode(batch)).outcomes)
+
+
+def alone(task_id: TaskId, when_full: WhenFull, *, limit: int = 1, window_ms: int = 0) -> TaskSpec:
+    """A task under the concurrency key `press`."""
+    options = Options(concurrency=Concurrency("press", limit, when_full), window_ms=window_ms)
+    return TaskSpec(task_id, "print", b"", options=options)
 
 
 def always(task_id: TaskId, token: FencingToken) -> bool:
@@ -93,3 +114,57 @@ def test_a_node_catches_up_by_table_though_the_log_has_no_tail_and_work_goes_on(
     ledgers = [machine.node.ledger for machine in world.machines]
     assert max(ledger.applied_index for ledger in ledgers) - away.node.ledger.applied_index < 30
     world.settle()
+
+
+def test_a_dead_letter_that_is_put_back_counts_under_its_key_again() -> None:
+    """t1 has died and is redriven. It is live and waits, so there is no room for t2 under the key of both."""
+    ledger = Ledger()
+    node = NodeId("n1")
+    apply(ledger, AdmitNode(node, 1), SubmitTask(alone(T1, WhenFull.REJECT)))
+    apply(ledger, GrantLease(T1, node))
+    apply(ledger, FailAttempt(T1, FencingToken(2), "no", "", 0, True), RedriveTask(T1))
+    assert apply(ledger, SubmitTask(alone(T2, WhenFull.REJECT))) == [REFUSED]
+    assert apply(ledger, CancelTask(T1, ""), SubmitTask(alone(T2, WhenFull.REJECT))) == [DONE, DONE]
+
+
+def test_who_makes_room_is_the_same_where_the_table_was_loaded() -> None:
+    """t2 came before t1. One node has been up all the time, another has loaded its table, in which t1 comes first. Both
+    let t2 go when the key is full.
+    """
+    first, loaded = Ledger(), Ledger()
+    apply(first, *(SubmitTask(alone(task_id, WhenFull.CANCEL_OLDEST, limit=2)) for task_id in (T2, T1)))
+    rows = [first.tasks[T1], first.tasks[T2]]
+    copy = [msgspec.structs.replace(task, history=list(task.history)) for task in rows]
+    loaded.restore(first.applied_index, Term(2), first.digest, first.summary(), whole(copy, [], 0))
+    for ledger in (first, loaded):
+        apply(ledger, SubmitTask(alone(TaskId("t3"), WhenFull.CANCEL_OLDEST, limit=2)))
+        assert list(ledger.tasks) == ["t1", "t3"]
+
+
+def test_a_submit_that_is_turned_down_leaves_the_task_that_had_its_id() -> None:
+    """t1 has ended and its window is over, but its key is full: t1 stays on record as it was."""
+    ledger = Ledger()
+    node = NodeId("n1")
+    apply(ledger, AdmitNode(node, 1), SubmitTask(alone(T1, WhenFull.REJECT, window_ms=10)))
+    apply(ledger, GrantLease(T1, node))
+    apply(ledger, CancelTask(T1, ""), SubmitTask(alone(T2, WhenFull.REJECT)))
+    again = alone(T1, WhenFull.REJECT, window_ms=10)
+    assert apply(ledger, SubmitTask(again, renews=FencingToken(2))) == [REFUSED]
+    assert apply(ledger, SubmitTask(again)) == [ALREADY]
+    assert apply(ledger, CancelTask(T2, ""), SubmitTask(again, renews=FencingToken(2))) == [DONE, DONE]
+    assert list(ledger.tasks) == ["t1"]
+
+
+def test_a_task_whose_id_was_taken_again_while_the_table_came_in_is_there_once() -> None:
+    """Page by page: t1 ended as the first, t2 as the second. Then the same pages once more: t1 is another task now, and
+    t2 another still, which has ended as the fourth.
+    """
+    intake = Intake()
+    intake.add_finished(1, T1, 71)
+    intake.add_finished(2, T2, 72)
+    intake.add([Task(alone(T1, WhenFull.QUEUE), 1, PENDING, 0, [])])
+    intake.add_finished(4, T2, 74)
+    intake.add_finished(4, T2, 74)
+    intake.complete(4)
+    assert (list(intake.tasks), intake.finished) == ([T1], {T2: 74})
+    assert list(intake.finished_order) == [T2]
