@@ -33,6 +33,8 @@ from mesh.sim.model_limits import BREAKER, ModelLimits
 
 WAITING: Final = (PENDING, SCHEDULED)
 LEASED: Final = (DISPATCHED, RUNNING)
+TOKENS: Final = 1 << 32
+"""A task that was never granted ended under no token; in a renewal this stands for it, as 0 says that there is none."""
 OVER: Final = (COMPLETED, FAILED, CANCELLED)
 
 
@@ -143,7 +145,8 @@ class Model:
     def submit(self, command: commands.SubmitTask) -> int:
         spec = command.spec
         known = self.tasks.get(spec.task_id)
-        is_new = known is None or (known.state in OVER and 0 < command.renews == known.token)
+        is_over = known is not None and known.state in OVER and known.token == command.renews % TOKENS
+        is_new = known is None or (is_over and bool(command.renews))
         if known is not None and not is_new:
             same = known.asked == (spec.capability, spec.payload)
             self.coverage.add("same task submitted again" if same else "conflict in the log")
