@@ -1,14 +1,30 @@
 """Those who ask from outside while a story goes: one that submits each task once and never again, one that follows the
-events. And wires to cut.
+events, one that says what the story has him say. And wires to cut.
 """
 
 import itertools
+from typing import Any
 
 import msgspec
 
 from mesh.documents import EventPage
 from mesh.ids import TaskId
-from mesh.messages import Accepted, Answer, Ask, ClientReply, Code, Question, SubmitTasks, TaskSpec, TasksRefused
+from mesh.messages import (
+    Accepted,
+    Action,
+    Answer,
+    Ask,
+    ClientReply,
+    Code,
+    Order,
+    Question,
+    SubmitTasks,
+    TaskEnd,
+    TasksEnded,
+    TaskSpec,
+    TasksRefused,
+)
+from mesh.options import Options
 from mesh.sim.agents import Script
 from mesh.sim.line import Line
 from mesh.sim.plan import Plan
@@ -18,6 +34,7 @@ from mesh.wire.codec import encode
 
 PROBE_REQUESTS = 400_000_000
 """Above those of all clients of the simulator."""
+PERSON_REQUESTS = 500_000_000
 PAGE_EVENTS = 40
 
 
@@ -136,3 +153,44 @@ class Subscriber:
         if self._line.machine is not None and page.events:
             name = self._line.machine.node_id
             self.nodes[name] = self.nodes.get(name, 0) + 1
+
+
+class Person:
+    """One who says what he wants to a node of his choice, once, and remembers all he hears."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._dice = dice(world.plan.seed, "person")
+        self._line = Line(world.plan, world.schedule, self._dice, world.machines, self._hear, world.checker.history)
+        self._request = PERSON_REQUESTS
+        self.accepted: list[TaskId] = []
+        self.refused: dict[TaskId, str] = {}
+        self.ends: dict[TaskId, TaskEnd] = {}
+        self.answers: list[tuple[Code, str]] = []
+
+    def call(self, node_id: str) -> None:
+        """From here on talk to this node."""
+        assert self._line.dial(self._world.plan.host_ids.index(node_id))
+
+    def submit(self, *specs: TaskSpec) -> None:
+        self._line.say(SubmitTasks(True, list(specs)))
+
+    def order(self, action: Action, target: str = "", value: bytes = b"") -> None:
+        self._request += 1
+        self._line.say(Order(self._request, action, target, "a person's will", value))
+
+    def _hear(self, reply: ClientReply) -> None:
+        if isinstance(reply, Accepted):
+            self.accepted += reply.task_ids
+        elif isinstance(reply, TasksRefused):
+            self.refused |= {refusal.task_id: refusal.message for refusal in reply.refusals}
+        elif isinstance(reply, TasksEnded):
+            self.ends |= {end.task_id: end for end in reply.ends}
+        elif isinstance(reply, Answer):
+            self.answers.append((Code(reply.code), reply.message))
+
+
+def task(name: str, script: Script, *, priority: int = 5, max_attempts: int = 3, **options: Any) -> TaskSpec:
+    """A task for anybody who offers `code`, with such options."""
+    treated = Options(**options) if options else None
+    return TaskSpec(TaskId(name), "code", encode(script), priority, max_attempts, options=treated)
