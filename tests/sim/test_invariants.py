@@ -107,10 +107,10 @@ def test_4_another_history_of_the_same_entry() -> None:
 
 def test_4_another_end_of_the_same_task() -> None:
     seen = record()
-    row = TaskRow(T1, COMPLETED, "code", 1, 77, b"")
+    row = TaskRow(T1, COMPLETED, "code", 1, (5 << 32) + 77, b"")
     queue.same_rows_written(seen, "n1", LedgerWrite(mark(3, 1), [row], [], [], 0))
     with breaks("4 "):
-        other = TaskRow(T1, COMPLETED, "code", 2, 77, b"")
+        other = TaskRow(T1, COMPLETED, "code", 2, (5 << 32) + 77, b"")
         queue.same_rows_written(seen, "n2", LedgerWrite(mark(3, 1), [other], [], [], 0))
 
 
