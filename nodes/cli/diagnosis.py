@@ -137,7 +137,7 @@ def _tables(status: Status) -> Iterator[Finding]:
         yield Finding(
             CRITICAL,
             "Two nodes have different tables at one place in the log.",
-            f"{status.served_by} has noticed it {count:,} times since it was started; its log says of whom.",
+            f"{status.served_by} has noticed it {_times(count)} since it was started; its log says of whom.",
             "Keep the data directories of both, and report it: this must not happen. Then forget the one that is "
             "wrong (mesh node forget ID), and let it join with an empty directory.",
         )
@@ -193,8 +193,8 @@ def _nodes(status: Status) -> Iterator[Finding]:
             yield Finding(
                 MINOR,
                 f"{node.id} is {node.health}.",
-                f"Its last heartbeat came {spell(node.last_heartbeat_ms)} ago; it has failed {node.failure_count:,} "
-                "times.",
+                f"Its last heartbeat came {spell(node.last_heartbeat_ms)} ago; it has failed "
+                f"{_times(node.failure_count)}.",
                 "Ask again in some seconds. If it comes and goes, look at its machine and at the network to it.",
             )
         if node.trouble:
@@ -352,7 +352,7 @@ def _breakers(agents: list[AgentView]) -> Iterator[Finding]:
             if breaker.state == "open":
                 until = f", is tried again at {clock(breaker.until)}" if breaker.until else ""
                 opened.setdefault(breaker.capability, []).append(
-                    f"{agent.id} failed {breaker.failures:,} times in a row{until}"
+                    f"{agent.id} failed {_times(breaker.failures)}{' in a row' if breaker.failures > 1 else ''}{until}"
                 )
     for capability, whys in sorted(opened.items()):
         offering = [agent for agent in agents if _is_active(agent) and capability in agent.capabilities]
@@ -379,6 +379,10 @@ def _log(evidence: Evidence) -> Iterator[Finding]:
                 f"It lacks {peer.trails_by:,} entries of the log.",
                 "Ask again: it should become less. If it does not, look at its disk, and at the network to it.",
             )
+
+
+def _times(count: int) -> str:
+    return f"{count:,} times" if count != 1 else "once"
 
 
 def _tasks(count: int) -> str:

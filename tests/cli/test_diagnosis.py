@@ -439,6 +439,8 @@ def test_s2_22_open_breakers_are_worse_where_nobody_is_left() -> None:
         "See what fails: mesh dlq list --group, mesh task show ID. Once it is mended a breaker closes by itself, "
         "or at once: mesh agent close-breaker NODE code.",
     )
+    [once] = found(agents=agents(agent("ana", breakers=[BreakerView("code", "open", 1)])))
+    assert once.why == "ana failed once."
     shut = BreakerView("code", "open", 6)
     [none] = found(agents=agents(*(agent(name, breakers=[shut]) for name in CAST)))
     assert (none.severity, none.what) == ("serious", "No node is trusted with 'code' just now.")
