@@ -66,21 +66,23 @@ def be_sure(what: str, count: int, yes: bool) -> None:
 
 def print_touched(shared: Shared, done: str, touched: Touched, *, with_dependents: bool = False) -> int:
     """What an order for many tasks has done, and the exit code. `with_dependents`: it took them along."""
+    too_late = frozenset(touched.missed)
+    ids = [task_id for task_id in touched.ids if task_id not in too_late]
     if shared.as_json:
         print_json(
             {
-                done: touched.ids,
+                done: ids,
                 "refused": [{"id": task_id, "why": TOO_LATE} for task_id in touched.missed],
                 "count": touched.count,
                 "dependents": touched.dependents,
             }
         )
     else:
-        for task_id in touched.ids:
+        for task_id in ids:
             click.echo(clean(f"{done} {task_id}"))
         for task_id in touched.missed:
             say(f"{task_id}: {TOO_LATE}")
-        _say_count(done, touched, with_dependents)
+        _say_count(done, len(ids), touched, with_dependents)
     if not touched.missed:
         return OK
     return PARTIAL if touched.count else REFUSED
@@ -93,13 +95,12 @@ def print_would(shared: Shared, key: str, touched: Touched, *, with_dependents: 
     else:
         for task_id in touched.ids:
             click.echo(clean(task_id))
-        _say_count("meant", touched, with_dependents)
+        _say_count("meant", len(touched.ids), touched, with_dependents)
     return OK
 
 
-def _say_count(done: str, touched: Touched, with_dependents: bool) -> None:
-    shown = f", of which the first {len(touched.ids):,} are named" if touched.count > len(touched.ids) else ""
-    say(f"{touched.count:,} {done}{shown}")
+def _say_count(done: str, named: int, touched: Touched, with_dependents: bool) -> None:
+    say(f"{touched.count:,} {done}" + (f", of which {named:,} are named" if touched.count > named else ""))
     if touched.dependents:
         names = ", ".join(touched.dependents[:NAMED_MAX]) + (", ..." if len(touched.dependents) > NAMED_MAX else "")
         fate = "go with them" if with_dependents else "are left (--dependents cancel takes them too)"

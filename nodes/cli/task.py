@@ -239,7 +239,7 @@ def cancel(shared: Shared, selector: str, reason: str, dependents: str, dry_run:
     """Cancel a task, or all that match.
 
     SELECTOR is an id, or conditions: capability=NAME (or type=NAME), state=STATE, priority=N or N-M, node=ID, joined by
-    commas.
+    commas. A dead letter is meant only by its id, or by state=dead.
     """
     wanted = conditions(selector)
     takes_along = dependents == "cancel"

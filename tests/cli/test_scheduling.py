@@ -127,7 +127,7 @@ def test_s1_33_s1_35_cancelling_by_conditions_names_the_dependents_first(up: Up)
             client.submit("nap", {"seconds": 60}, task_id=child, parent=parent)
             arguments = ("task", "cancel", "capability=nap,priority=7-9", "--dependents", dependents)
             dry = up.mesh(*arguments, "--dry-run", "--json").document
-            meant = [parent] if dependents == "leave" else [parent, child]
+            meant = [parent] if dependents == "leave" else [child, parent]
             assert dry == {"would_cancel": meant, "count": len(meant), "dependents": [child]}
             done = up.mesh(*arguments, "--yes", "--reason", "enough", "--json").document
             assert done == {"cancelled": meant, "refused": [], "count": len(meant), "dependents": [child]}

@@ -204,7 +204,7 @@ JSON = Shared(as_json=True, peer="", secret_file=None, timeout=None)
 
 
 def test_what_was_touched_is_named_counted_and_what_was_too_late_is_partial(capsys: pytest.CaptureFixture[str]) -> None:
-    touched = Touched(2, ["t1", "t2"], ["c1"], False, ["t3"])
+    touched = Touched(2, ["t1", "t3", "t2"], ["c1"], False, ["t3"])
     assert print_touched(TEXT, "cancelled", touched) == 7
     out, err = capsys.readouterr()
     assert out == "cancelled t1\ncancelled t2\n"
@@ -216,7 +216,7 @@ def test_what_was_touched_is_named_counted_and_what_was_too_late_is_partial(caps
     assert capsys.readouterr().out == (
         '{"cancelled":["t1","t2"],"refused":[{"id":"t3","why":"it had ended by then"}],"count":2,"dependents":["c1"]}\n'
     )
-    assert print_touched(JSON, "dropped", Touched(0, [], [], False, ["t3"])) == 6
+    assert print_touched(JSON, "dropped", Touched(0, ["t3"], [], False, ["t3"])) == 6
     assert print_touched(JSON, "dropped", Touched(0, [], [])) == 0
 
 
@@ -226,8 +226,7 @@ def test_of_very_many_the_first_are_named(capsys: pytest.CaptureFixture[str]) ->
     out, err = capsys.readouterr()
     assert out == "t1\nt\\x1b2\n"
     assert err == (
-        "5,000 meant, of which the first 2 are named\n"
-        "7 that their code submitted go with them: c0, c1, c2, c3, c4, ...\n"
+        "5,000 meant, of which 2 are named\n7 that their code submitted go with them: c0, c1, c2, c3, c4, ...\n"
     )
     assert print_would(JSON, "would_cancel", Touched(1, ["t1"], [], True)) == 0
     assert capsys.readouterr().out == '{"would_cancel":["t1"],"count":1,"dependents":[]}\n'
