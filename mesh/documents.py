@@ -149,14 +149,16 @@ class DeadLetterGroups(msgspec.Struct):
 
 
 class Touched(msgspec.Struct):
-    """What an order that means many tasks did, or would do. `ids` are the first 1,000 of them; `dependents` live tasks
-    that the code of those submitted, likewise.
+    """What an order that means many tasks did, or would do, and to how many. `ids` are the first 1,000 that it means,
+    `missed` those of all of them that had ended before their turn came, likewise; `dependents` live tasks that the code
+    of those submitted, likewise.
     """
 
     count: int
     ids: list[str]
     dependents: list[str]
     is_dry: bool = False
+    missed: list[str] = []
 
 
 class CapabilityQueue(msgspec.Struct):

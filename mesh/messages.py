@@ -469,6 +469,9 @@ class Action(IntEnum):
     """Trust a node with a capability again: target is NODE/CAPABILITY."""
     DROP_MANY = 23
     """Give up the dead letters that the Selection in `value` means."""
+    PAUSE_CRON = 24
+    """Let a schedule rest: it is the same but for that."""
+    RESUME_CRON = 25
 
 
 class Order(_Message, frozen=True, tag=56):

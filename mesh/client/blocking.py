@@ -207,6 +207,12 @@ class BlockingMesh:
     def drop_cron(self, name: str) -> None:
         self._run(self._client.drop_cron(name))
 
+    def pause_cron(self, name: str) -> None:
+        self._run(self._client.pause_cron(name))
+
+    def resume_cron(self, name: str) -> None:
+        self._run(self._client.resume_cron(name))
+
     def transfer(self, node_id: str) -> None:
         self._run(self._client.transfer(node_id))
 

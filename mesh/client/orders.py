@@ -284,6 +284,16 @@ class Orders:
         check_name("name of a schedule", name)
         await self._courier.order(Action.DROP_CRON, name, timeout_s=timeout)
 
+    async def pause_cron(self, name: str, *, timeout: float | None = None) -> None:
+        """Let a schedule rest; nothing else about it changes. Raises NotFound."""
+        check_name("name of a schedule", name)
+        await self._courier.order(Action.PAUSE_CRON, name, timeout_s=timeout)
+
+    async def resume_cron(self, name: str, *, timeout: float | None = None) -> None:
+        """Let it fire again, from now on. Raises NotFound."""
+        check_name("name of a schedule", name)
+        await self._courier.order(Action.RESUME_CRON, name, timeout_s=timeout)
+
     # --- nodes --------------------------------------------------------------------------------------------------------
 
     async def transfer(self, node_id: str, *, timeout: float | None = None) -> None:

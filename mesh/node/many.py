@@ -42,7 +42,9 @@ is held runs again, because somebody spoke of others.
 
 
 class Doing(msgspec.Struct):
-    """One such order. `to_do` are the tasks not yet proposed, last first; `left` those without an answer yet."""
+    """One such order. `to_do` are the tasks not yet proposed, last first; `left` those without an answer yet; to
+    `count` it was done, and not to `missed`.
+    """
 
     client: Client
     order: Order
@@ -52,6 +54,7 @@ class Doing(msgspec.Struct):
     to_do: list[TaskId]
     left: int = 0
     count: int = 0
+    missed: dict[TaskId, None] = {}
 
 
 class Many:
@@ -144,9 +147,14 @@ class Many:
         if not self._proposed:
             return
         for position, command in enumerate(commands):
-            for doing in self._proposed.pop(command, ()) if type(command) in _KINDS else ():
+            if not isinstance(command, _KINDS):
+                continue
+            for doing in self._proposed.pop(command, ()):
                 doing.left -= 1
-                doing.count += applied.outcomes[position] == DONE
+                if applied.outcomes[position] == DONE:
+                    doing.count += 1
+                else:
+                    doing.missed[command.task_id] = None
                 if not doing.left and not doing.to_do:
                     self._answer(doing)
         self.feed()
@@ -163,12 +171,13 @@ class Many:
             [str(task_id) for task_id in doing.ids[:IDS_SHOWN_MAX]],
             [str(task_id) for task_id in islice(doing.dependents, IDS_SHOWN_MAX)],
             doing.selection.is_dry,
+            [str(task_id) for task_id in islice(doing.missed, IDS_SHOWN_MAX)],
         )
         answer = Answer(doing.order.request, Code.OK, f"{doing.count} tasks", encode(touched))
         self._node.clients.tell(doing.client, answer)
 
 
-_KINDS = frozenset({CancelTask, RedriveTask, DropDeadLetter})
+_KINDS = (CancelTask, RedriveTask, DropDeadLetter)
 
 
 def _states(action: int, selection: Selection) -> frozenset[int]:

@@ -94,16 +94,37 @@ def _set_cron(order: Order, ledger: Ledger, at_ms: int) -> Made:
         return Code.INVALID, why
     if spec.name not in ledger.crons and len(ledger.crons) >= CRONS_MAX:
         return Code.REFUSED, f"there are {CRONS_MAX} schedules, more there cannot be; drop one first"
+    return _from(at_ms, spec)
+
+
+def _from(at_ms: int, spec: CronSpec) -> Made:
     try:
         return SetCron(spec, calendar.next_of(spec, at_ms))
-    except ValueError as error:  # Its zone always leaves out what it asks for.
+    except ValueError as error:  # Its zone always leaves out what it asks for, or is not known on this host.
         return Code.INVALID, str(error)
 
 
+def _pause_cron(order: Order, ledger: Ledger, at_ms: int) -> Made:
+    cron = ledger.crons.get(order.target)
+    if cron is None:
+        return _no_cron(order)
+    return SetCron(msgspec.structs.replace(cron.spec, is_paused=True), cron.next_ms)
+
+
+def _resume_cron(order: Order, ledger: Ledger, at_ms: int) -> Made:
+    """What it would have fired meanwhile is not made up for."""
+    cron = ledger.crons.get(order.target)
+    if cron is None:
+        return _no_cron(order)
+    return _from(at_ms, msgspec.structs.replace(cron.spec, is_paused=False))
+
+
+def _no_cron(order: Order) -> Made:
+    return Code.NOT_FOUND, f"no schedule is called {order.target!r}"
+
+
 def _drop_cron(order: Order, ledger: Ledger, at_ms: int) -> Made:
-    if order.target not in ledger.crons:
-        return Code.NOT_FOUND, f"no schedule is called {order.target!r}"
-    return DropCron(order.target)
+    return DropCron(order.target) if order.target in ledger.crons else _no_cron(order)
 
 
 MAKERS: Final[dict[int, Callable[[Order, Ledger, int], Made]]] = {
@@ -114,6 +135,8 @@ MAKERS: Final[dict[int, Callable[[Order, Ledger, int], Made]]] = {
     Action.CLOSE_BREAKER: _close_breaker,
     Action.SET_CRON: _set_cron,
     Action.DROP_CRON: _drop_cron,
+    Action.PAUSE_CRON: _pause_cron,
+    Action.RESUME_CRON: _resume_cron,
 }
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +68,17 @@ def exit_code_of(error: BaseException) -> int:
         if isinstance(error, kinds):
             return code
     return FAILED
+
+
+@contextmanager
+def as_usage() -> Iterator[None]:
+    """What is typed and cannot be is wrong usage, found out before anybody is asked."""
+    from mesh.errors import InvalidPayload
+
+    try:
+        yield
+    except InvalidPayload as error:
+        raise click.UsageError(str(error)) from None
 
 
 def shared_options() -> list[click.Parameter]:

@@ -75,6 +75,16 @@ def clock(at_ms: int | None) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_ms / 1_000)) + f".{at_ms % 1_000:03d}Z"
 
 
+def spell(span_ms: int) -> str:
+    """A length of time for people: `250 ms`, `12.5 s`, `3.0 min`, `2.5 h`, `4.0 d`."""
+    if span_ms < 1_000:
+        return f"{span_ms} ms"
+    for limit_ms, unit_ms, unit in ((60_000, 1_000, "s"), (3_600_000, 60_000, "min"), (86_400_000, 3_600_000, "h")):
+        if span_ms < limit_ms:
+            return f"{span_ms / unit_ms:.1f} {unit}"
+    return f"{span_ms / 86_400_000:.1f} d"
+
+
 def clean(text: str) -> str:
     """A line of other people's text without what a terminal would obey: control characters are written out."""
     if text.isprintable():

@@ -2,68 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from mesh.client import MeshClient
+from nodes.cli.treating import priority_of
 
-LIVE = ("pending", "scheduled", "blocked", "dispatched", "running", "paused", "dead")
-"""States a task may be cancelled from."""
-
-TASKS_MAX = 100_000
-"""One command touches no more than this; say it again for the rest."""
+NAMES = {"capability": "capability", "type": "capability", "state": "state", "priority": "priority", "node": "node"}
+"""What may stand before `=`, and what the client calls it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """All of them must hold."""
+def conditions(selector: str) -> dict[str, Any] | None:
+    """The conditions a selector states, as MeshClient.cancel_many takes them; None if it is an id.
 
-    states: tuple[str, ...]
-    capability: str
-    priorities: range | None
+    All of them must hold; of several states, one. Raises a usage error.
+    """
+    parts = [part.partition("=") for part in selector.split(",")]
+    if not all(equals and name.strip() in NAMES for name, equals, _ in parts):
+        return None
+    wanted: dict[str, Any] = {}
+    for said, _, text in parts:
+        name, value = NAMES[said.strip()], text.strip()
+        if not value:
+            raise click.UsageError(f"{said.strip()}= says nothing")
+        if name == "state":
+            wanted.setdefault(name, []).append(_state(value))
+        elif name in wanted:
+            raise click.UsageError(f"{name} is said twice")
+        else:
+            wanted[name] = _priorities(value) if name == "priority" else value
+    return wanted
 
 
-def conditions(selector: str) -> Conditions | None:
-    """The conditions a selector states, or None if it is an id. Raises a usage error."""
+def _state(name: str) -> str:
     from mesh.ledger.task import STATE_NAMES
 
-    parts = [part.partition("=") for part in selector.split(",")]
-    if not all(equals and key in ("capability", "state", "priority") for key, equals, _ in parts):
-        return None
-    states: list[str] = []
-    capability, priorities = "", None
-    for key, _, value in parts:
-        if key == "capability":
-            capability = value
-        elif key == "state":
-            if value not in STATE_NAMES:
-                raise click.UsageError(f"no state is called {value!r}; there are {', '.join(STATE_NAMES)}")
-            states.append(value)
-        else:
-            low, dash, high = value.partition("-")
-            if not low.isdecimal() or (dash and not high.isdecimal()):
-                raise click.UsageError(f"a priority is N or N-M, not {value!r}")
-            priorities = range(int(low), int(high if dash else low) + 1)
-    return Conditions(tuple(states) or LIVE, capability, priorities)
+    if name not in STATE_NAMES:
+        raise click.UsageError(f"no state is called {name!r}; there are {', '.join(STATE_NAMES)}")
+    return name
 
 
-async def matching(mesh: MeshClient, selector: str, left_s: Callable[[], float]) -> list[str]:
-    """Ids of the tasks a selector means. An id is taken at its word."""
-    wanted = conditions(selector)
-    if wanted is None:
-        return [selector]
-    ids: list[str] = []
-    after = ""
-    while len(ids) < TASKS_MAX:
-        page = await mesh.tasks(
-            state=wanted.states, capability=wanted.capability, after=after, limit=1_000, timeout=left_s()
-        )
-        ids += [one.id for one in page.tasks if wanted.priorities is None or one.priority in wanted.priorities]
-        if not page.next or page.next == after:
-            break
-        after = page.next
-    return ids
+def _priorities(text: str) -> int | str | tuple[int, int]:
+    low, dash, high = text.partition("-")
+    if not dash:
+        return priority_of(text)
+    if not (low.isdecimal() and high.isdecimal()) or int(low) > int(high):
+        raise click.UsageError(f"a priority is N or N-M, not {text!r}")
+    priority_of(low)
+    priority_of(high)
+    return int(low), int(high)

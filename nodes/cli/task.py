@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from nodes.cli.bulk import each
-from nodes.cli.command import FAILED, OK, SECONDS_MAX, STILL_RUNNING, UNPLACEABLE, MeshGroup, Seconds, Shared
+from nodes.cli.bulk import be_sure, each, print_touched, print_would
+from nodes.cli.command import FAILED, OK, STILL_RUNNING, UNPLACEABLE, MeshGroup, Shared, as_usage
 from nodes.cli.payload import payload_argument
-from nodes.cli.printing import as_text, clean, clock, print_json, print_pairs, print_table, say
-from nodes.cli.selector import matching
+from nodes.cli.printing import as_text, clean, clock, print_json, print_table, say
+from nodes.cli.selector import conditions
 from nodes.cli.session import read, stale_option, talk
+from nodes.cli.showing import history_line, print_task
+from nodes.cli.treating import DURATION, priority_of, treatment, treatment_options
 
 if TYPE_CHECKING:
     from mesh.client import MeshClient
-    from mesh.documents import HistoryItem, Task
+    from mesh.documents import Explanation, Touched
 
 ENDED = ("completed", "failed", "cancelled", "dead")
 POLL_S = 0.2
@@ -30,6 +32,7 @@ def task() -> None:
     \b
     mesh task submit code '{"prompt": "write sort"}' --wait
     mesh task explain t1
+    mesh task cancel capability=code,state=pending --dry-run
     """
 
 
@@ -41,25 +44,30 @@ def task() -> None:
     "--priority", default="5", metavar="N|NAME", help="Lower goes first: urgent 0, critical 1, high 3, low 8."
 )
 @click.option("--max-attempts", type=click.IntRange(min=1), default=3, show_default=True, metavar="N")
-@click.option(
-    "--delay", type=Seconds(min=0, max=SECONDS_MAX), default=0.0, metavar="SECONDS", help="Before the first attempt."
-)
+@click.option("--delay", type=DURATION, metavar="TIME", help="Before the first attempt.")
+@treatment_options(of_one_task=True)
 @click.option("--wait", is_flag=True, help="Until it has ended, --timeout at most.")
 @click.pass_obj
 def submit(
     shared: Shared,
+    /,
     capability: str,
     payload: str | None,
     task_id: str | None,
     priority: str,
     max_attempts: int,
-    delay: float,
+    delay: float | str | None,
     wait: bool,
+    **flags: Any,
 ) -> int:
-    """Hand a task to the mesh. Returns once a quorum holds it."""
+    """Hand a task to the mesh. Returns once a quorum holds it.
+
+    A TIME is seconds, or a number with a unit: 500ms, 30s, 10m, 2h, 1d. WHEN is 2026-08-01T03:00:00Z and the like.
+    """
     value = payload_argument(payload)
-    number = int(priority) if priority.lstrip("-").isdecimal() else priority
-    _check(capability, value, task_id, number)
+    number = priority_of(priority)
+    options = treatment(flags, max_attempts)
+    _check(capability, value, options, task_id, max_attempts, delay)
 
     async def work(mesh: MeshClient) -> int:
         handle = await mesh.submit(
@@ -68,8 +76,9 @@ def submit(
             task_id=task_id,
             priority=number,
             max_attempts=max_attempts,
-            delay=delay,
+            delay=delay or 0.0,
             timeout=shared.left_s(),
+            **options,
         )
         if wait:
             say(f"accepted {handle.id} at index {handle.index}")
@@ -167,7 +176,7 @@ def watch(shared: Shared, task_id: str) -> int:
                 if shared.as_json:
                     print_json(item)
                 else:
-                    click.echo(_history_line(item))
+                    click.echo(history_line(item))
             shown = len(found.history)
             if found.state in ENDED:
                 return OK if found.state == "completed" else FAILED
@@ -190,61 +199,122 @@ def explain(shared: Shared, task_id: str) -> int:
         if shared.as_json:
             print_json(found)
             return OK
-        click.echo(clean(f"{found.id} is {found.state}. {found.summary}"))
-        if found.next_attempt_at:
-            click.echo(f"next attempt at {clock(found.next_attempt_at)}")
-        if found.nodes:
-            click.echo()
-            print_table(
-                ("NODE", "FITS", "WHY"), [(one.node, "yes" if one.fits else "no", one.why) for one in found.nodes]
-            )
+        _print_explanation(found)
         return OK
 
     return talk(shared, work)
 
 
+def _print_explanation(found: Explanation) -> None:
+    click.echo(clean(f"{found.id} is {found.state}. {found.summary}"))
+    if found.next_attempt_at:
+        click.echo(f"next attempt at {clock(found.next_attempt_at)}")
+    for why in found.held_back_by:
+        if why not in found.summary:
+            click.echo(clean(f"held back: {why}"))
+    if found.rejected:
+        counts = sorted(found.rejected.items(), key=lambda item: (-item[1], item[0]))
+        click.echo(clean("nodes rejected by " + ", ".join(f"{name}: {count}" for name, count in counts)))
+    if found.holders:
+        click.echo(clean("held so far by " + ", ".join(found.holders)))
+    if found.nodes:
+        click.echo()
+        print_table(("NODE", "FITS", "WHY"), [(one.node, "yes" if one.fits else "no", one.why) for one in found.nodes])
+
+
 @task.command("cancel")
 @click.argument("selector")
-@click.option("--reason", default="", help="Kept with the task.")
+@click.option("--reason", default="", help="Kept with each task.")
+@click.option(
+    "--dependents",
+    type=click.Choice(("leave", "cancel")),
+    default="leave",
+    show_default=True,
+    help="Live tasks that their code submitted.",
+)
 @click.option("--dry-run", is_flag=True, help="Only say which tasks it would be.")
 @click.option("--yes", is_flag=True, help="Do not ask, though several tasks match.")
 @click.pass_obj
-def cancel(shared: Shared, selector: str, reason: str, dry_run: bool, yes: bool) -> int:
+def cancel(shared: Shared, selector: str, reason: str, dependents: str, dry_run: bool, yes: bool) -> int:
     """Cancel a task, or all that match.
 
-    SELECTOR is an id, or conditions: capability=NAME, state=STATE, priority=N or N-M, joined by commas.
+    SELECTOR is an id, or conditions: capability=NAME (or type=NAME), state=STATE, priority=N or N-M, node=ID, joined by
+    commas. A dead letter is meant only by its id, or by state=dead.
     """
+    wanted = conditions(selector)
+    takes_along = dependents == "cancel"
+
+    async def order(mesh: MeshClient, *, is_dry: bool) -> Touched:
+        which = {"task_ids": (selector,)} if wanted is None else wanted
+        left_s = shared.left_s()
+        return await mesh.cancel_many(**which, reason=reason, dependents=dependents, dry_run=is_dry, timeout=left_s)
 
     async def work(mesh: MeshClient) -> int:
-        ids = await matching(mesh, selector, shared.left_s)
         if dry_run:
-            if shared.as_json:
-                print_json({"would_cancel": ids})
-            else:
-                for task_id in ids:
-                    click.echo(task_id)
-            return OK
-        if len(ids) > 1 and not yes:
-            if not sys.stdin.isatty():
-                raise click.UsageError(f"{len(ids)} tasks match; say --yes to cancel them all, or look with --dry-run")
-            click.confirm(f"cancel {len(ids)} tasks?", abort=True, err=True)
-        return await each(
-            shared, "cancelled", ids, lambda task_id: mesh.cancel(task_id, reason, timeout=shared.left_s())
-        )
+            found = await order(mesh, is_dry=True)
+            return print_would(shared, "would_cancel", found, with_dependents=takes_along)
+        if wanted is not None and not yes:
+            be_sure("cancel", (await order(mesh, is_dry=True)).count, yes)
+        done = await order(mesh, is_dry=False)
+        if wanted is None and not done.count:
+            done = await _cancel_what_has_ended(shared, mesh, selector, reason)
+        return print_touched(shared, "cancelled", done, with_dependents=takes_along)
+
+    return talk(shared, work)
+
+
+async def _cancel_what_has_ended(shared: Shared, mesh: MeshClient, task_id: str, reason: str) -> Touched:
+    """No live task has this id. Raises what is wrong with that, unless it was cancelled before."""
+    from mesh.documents import Touched
+
+    await mesh.cancel(task_id, reason, timeout=shared.left_s())
+    return Touched(1, [task_id], [])
+
+
+@task.command("reprioritize")
+@click.argument("task_id", metavar="ID")
+@click.argument("priority", metavar="PRIORITY")
+@click.pass_obj
+def reprioritize(shared: Shared, task_id: str, priority: str) -> int:
+    """Give a task another priority, by number or name: it keeps its place in time among those of that one."""
+    number = priority_of(priority)
+
+    async def work(mesh: MeshClient) -> int:
+        await mesh.reprioritize(task_id, number, timeout=shared.left_s())
+        if shared.as_json:
+            print_json({"id": task_id, "priority": number})
+        else:
+            click.echo(f"{task_id} has priority {number}")
+        return OK
 
     return talk(shared, work)
 
 
 @task.command("retry")
 @click.argument("task_id", metavar="ID")
+@click.option("--payload", metavar="JSON|@FILE|-", help="Instead of its own.")
 @click.pass_obj
-def retry(shared: Shared, task_id: str) -> int:
-    """Put a task that failed for good back in the queue, its attempts forgotten."""
+def retry(shared: Shared, task_id: str, payload: str | None) -> int:
+    """Put a task that failed for good, or is held, back in the queue, its attempts forgotten."""
+    with_payload = other_payload(payload)
 
     async def work(mesh: MeshClient) -> int:
-        return await each(shared, "retried", [task_id], lambda one: mesh.retry(one, timeout=shared.left_s()))
+        return await each(
+            shared, "retried", [task_id], lambda one: mesh.retry(one, timeout=shared.left_s(), **with_payload)
+        )
 
     return talk(shared, work)
+
+
+def other_payload(text: str | None) -> dict[str, Any]:
+    """The payload a task is to be retried with, as MeshClient.retry takes it; nothing if it keeps its own."""
+    from mesh.client.payload import encode_payload
+
+    if text is None:
+        return {}
+    value = payload_argument(text)
+    encode_payload(value)
+    return {"payload": value}
 
 
 async def _stale_result(shared: Shared, mesh: MeshClient, task_id: str) -> Any:
@@ -266,11 +336,13 @@ async def _stale_result(shared: Shared, mesh: MeshClient, task_id: str) -> Any:
 
 async def _wait(shared: Shared, mesh: MeshClient, task_id: str) -> int:
     """Wait for the end of a task just submitted, and show it."""
-    from mesh.errors import MeshUnavailable, TaskCancelled, TaskFailed, TaskTimeout
+    from mesh.errors import MeshUnavailable, TaskCancelled, TaskFailed, TaskTimeout, Unschedulable
 
     code = OK
     try:
         await mesh.handle(task_id).result(timeout=shared.left_s())
+    except Unschedulable:
+        code = UNPLACEABLE
     except (TaskFailed, TaskCancelled):
         code = FAILED
     except TaskTimeout:
@@ -297,68 +369,31 @@ async def _state(shared: Shared, mesh: MeshClient, task_id: str) -> str:
         return "pending"
 
 
-def print_task(shared: Shared, found: Task) -> None:
-    """One task, for a reader or as its document."""
-    if shared.as_json:
-        print_json(found)
-        return
-    print_pairs(
-        [
-            ("id", found.id),
-            ("state", found.state),
-            ("capability", found.capability),
-            ("priority", found.priority),
-            ("attempts", f"{found.attempts} of {found.max_attempts}"),
-            ("node", found.node),
-            ("token", found.token or None),
-            ("payload", _brief(found.payload)),
-            ("checkpoint", _brief(found.checkpoint)),
-            ("result", _brief(found.result)),
-            ("error", found.error),
-            ("submitted", clock(found.submitted_at)),
-            ("finished", clock(found.finished_at)),
-        ]
-    )
-    if found.error_detail:
-        click.echo("\n" + "\n".join(map(clean, found.error_detail.rstrip().splitlines())))
-    click.echo()
-    for item in found.history:
-        click.echo(_history_line(item))
-
-
-def _history_line(item: HistoryItem) -> str:
-    about = " ".join(
-        part
-        for part in (
-            item.node and f"node={item.node}",
-            item.attempt and f"attempt={item.attempt}",
-            item.token and f"token={item.token}",
-            item.detail,
-        )
-        if part
-    )
-    return clean(f"{clock(item.at)}  {item.event:<18} {about}").rstrip()
-
-
-def _brief(value: Any) -> str | None:
-    if value is None:
-        return None
-    text = as_text(value)
-    return text if len(text) <= 200 else text[:197] + "..."
-
-
-def _check(capability: str, value: Any, task_id: str | None, priority: int | str) -> None:
+def _check(
+    capability: str,
+    value: Any,
+    options: dict[str, Any],
+    task_id: str | None,
+    max_attempts: int,
+    delay: float | str | None,
+) -> None:
     """What cannot be sent is refused before anybody is asked."""
-    from mesh.client.payload import check_name, encode_payload, priority_number
-    from mesh.errors import InvalidPayload
+    from mesh.client.options import treated
+    from mesh.client.payload import check_name, encode_payload
 
-    try:
+    with as_usage():
         check_name("capability", capability)
         if task_id is not None:
             check_name("task id", task_id)
-        priority_number(priority)
-    except InvalidPayload as error:
-        raise click.UsageError(str(error)) from None
+        treated(
+            capability,
+            value,
+            options,
+            task_id=task_id,
+            max_attempts=max_attempts,
+            delay=delay,
+            now_ms=int(time.time() * 1_000),
+        )
     encode_payload(value)
 
 

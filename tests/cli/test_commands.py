@@ -8,48 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from nodes.local_mesh import free_base_port
-from tests.cli.command import APP, Ran, environment, mesh
-
-
-@dataclass
-class Up:
-    """A running `mesh up`."""
-
-    process: "subprocess.Popen[str]"
-    ready: Any
-    peer: str
-
-    def mesh(self, *arguments: str, stdin: str | None = None) -> Ran:
-        return mesh(*arguments, "--peer", self.peer, stdin=stdin)
-
-
-def _start(*arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "nodes", "up", "--json", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
+from tests.cli.command import APP, Up, environment, mesh, start, three_up
 
 
 @pytest.fixture(scope="module")
 def up() -> Iterator[Up]:
-    base = free_base_port(3)
-    process = _start("--app", APP, "--base-port", str(base), "--heartbeat-interval-ms", "200")
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line, process.communicate()[1]
-    yield Up(process, json.loads(line), f"127.0.0.1:{base},127.0.0.1:{base + 10}")
-    process.terminate()
-    process.communicate(timeout=20)
+    with three_up() as running:
+        yield running
 
 
 def test_the_ready_line_says_where_the_nodes_are(up: Up) -> None:
@@ -112,7 +82,12 @@ def test_a_task_that_fails_is_exit_1_and_a_dead_letter(up: Up) -> None:
     assert up.mesh("dlq", "show", "f1", "--json").document["attempts"] == 1
     assert up.mesh("dlq", "show", "t1").code == 3
 
-    assert up.mesh("dlq", "retry", "--all", "--json").document == {"retried": ["f1"], "refused": []}
+    assert up.mesh("dlq", "retry", "--all", "--json").document == {
+        "retried": ["f1"],
+        "refused": [],
+        "count": 1,
+        "dependents": [],
+    }
     assert up.mesh("task", "watch", "f1", "--json").code == 1
     assert up.mesh("dlq", "drop", "f1", "nope", "--reason", "known", "--json").code == 7
     assert up.mesh("task", "show", "f1", "--json").document["state"] == "failed"
@@ -126,6 +101,8 @@ def test_a_task_that_goes_on_is_exit_4_and_can_be_cancelled(up: Up) -> None:
     assert up.mesh("task", "cancel", "s1", "--reason", "enough", "--json").document == {
         "cancelled": ["s1"],
         "refused": [],
+        "count": 1,
+        "dependents": [],
     }
     assert up.mesh("task", "cancel", "s1").code == 0
     assert up.mesh("task", "cancel", "t1").code == 6
@@ -279,7 +256,7 @@ def test_zz_without_a_quorum_reads_are_marked_and_writes_are_exit_5(up: Up) -> N
 def test_mesh_up_ends_quickly_though_all_its_nodes_leave_at_once() -> None:
     """The last ones have nobody left to agree with, and what runs is given 1 s here."""
     arguments = ("--app", APP, "--base-port", str(free_base_port(3)), "--drain-s", "1")
-    process = _start(*arguments)
+    process = start(*arguments)
     assert process.stdout is not None
     peer = json.loads(process.stdout.readline())["nodes"][0]["address"]
     assert mesh("task", "submit", "nap", '{"seconds": 60}', "--peer", peer).code == 0
@@ -293,7 +270,7 @@ def test_mesh_up_ends_quickly_though_all_its_nodes_leave_at_once() -> None:
 def test_the_nodes_do_not_outlive_mesh_up() -> None:
     """SIGTERM ends them in order and removes the data; SIGKILL, which asks nobody, takes them along."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        process = _start("--nodes", "1", "--base-port", str(free_base_port(1)))
+        process = start("--nodes", "1", "--base-port", str(free_base_port(1)))
         assert process.stdout is not None
         (node,) = json.loads(process.stdout.readline())["nodes"]
         end_of_node = os.pidfd_open(node["pid"])

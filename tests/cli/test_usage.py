@@ -42,6 +42,12 @@ from tests.cli.command import environment, mesh
         ["status", "--secret-file", "/no/such/file"],
         ["dlq", "retry"],
         ["dlq", "retry", "t1", "--all"],
+        ["task", "submit", "code", "--id", "t1", "--key", "k"],
+        ["task", "submit", "code", "--concurrency", "k"],
+        ["task", "cancel", "capability=a,type=b"],
+        ["queue", "pause", "code", "--for", "0"],
+        ["cron", "set", "often", "@hourly", "code", "--overlap", "all"],
+        ["settings", "set", "ageing_ms", "5s"],
         ["node", "run"],
         ["node", "run", "--id", "n1", "--voters", "n2@127.0.0.1:21000"],
         ["node", "run", "--id", "n1", "--voters", "127.0.0.1:21000"],
@@ -127,6 +133,9 @@ def test_every_command_of_every_group_has_help_with_the_shared_options() -> None
     assert sorted(found) == sorted(
         "demo;up;node run;node drain;node undrain;node forget;node show;status;members;events;"
         "task submit;task show;task list;task result;task watch;task explain;task cancel;task retry;"
+        "task reprioritize;queue list;queue clear;queue pause;queue resume;doctor;"
+        "agent list;agent show;agent strategy;agent close-breaker;"
+        "cron list;cron set;cron drop;cron pause;cron resume;settings list;settings set;"
         "dlq list;dlq show;dlq retry;dlq drop;raft status;raft transfer;raft add-voter;raft remove-voter;"
         "raft recover;key new;"
         "bench submit;bench latency;bench failover;chaos".split(";")

@@ -56,6 +56,8 @@ def test_orders_about_one_thing_leave_as_they_are_meant() -> None:
         await ana.resume("code")
         await ana.close_breaker("n1", "code")
         await ana.drop_cron("nightly")
+        await ana.pause_cron("nightly")
+        await ana.resume_cron("nightly")
         await ana.retry("t1")
         await ana.retry("t1", {"n": 2})
         await ana.retry("t1", None)
@@ -70,6 +72,8 @@ def test_orders_about_one_thing_leave_as_they_are_meant() -> None:
             Order(0, Action.RESUME, "code"),
             Order(0, Action.CLOSE_BREAKER, "n1/code"),
             Order(0, Action.DROP_CRON, "nightly"),
+            Order(0, Action.PAUSE_CRON, "nightly"),
+            Order(0, Action.RESUME_CRON, "nightly"),
             Order(0, Action.RETRY, "t1"),
             Order(0, Action.RETRY, "t1", value=encode({"n": 2})),
             Order(0, Action.RETRY, "t1", value=encode(None)),

@@ -126,6 +126,8 @@ def test_the_blocking_twin_takes_and_says_the_same() -> None:
         ana.resume("code")
         ana.close_breaker("n1", "code")
         ana.set_cron("c", "* * * * *", "code", {"n": 1}, overlap="allow")
+        ana.pause_cron("c")
+        ana.resume_cron("c")
         ana.drop_cron("c")
         ana.retry("t1", {"n": 2})
         ben = bens[0]
@@ -142,6 +144,8 @@ def test_the_blocking_twin_takes_and_says_the_same() -> None:
                 "resume",
                 "close_breaker",
                 "set_cron",
+                "pause_cron",
+                "resume_cron",
                 "drop_cron",
             ),
             *("retry", "clear", "cancel_many", "retry_many", "drop_many"),

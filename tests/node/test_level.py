@@ -78,6 +78,8 @@ ORDERS: list[tuple[Action, str, Any]] = [
     (Action.CLOSE_BREAKER, "ana/code", None),
     (Action.SET_CRON, "", CronSpec("daily", "@daily", "code", b"")),
     (Action.DROP_CRON, "daily", None),
+    (Action.PAUSE_CRON, "daily", None),
+    (Action.RESUME_CRON, "daily", None),
     (Action.RETRY, "t1", {"another": "payload"}),
 ]
 

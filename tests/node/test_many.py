@@ -149,7 +149,7 @@ def test_what_ends_meanwhile_is_not_counted() -> None:
     trio.ends(ANA, "a1", 6)
     asked = order(ana, Action.CANCEL_MANY, Selection(task_ids=ids("a1", "w1")))
     trio.run(50)
-    assert ana.document(asked, Touched) == Touched(1, ["a1", "w1"], [])
+    assert ana.document(asked, Touched) == Touched(1, ["a1", "w1"], [], False, ["a1"])
     assert (client.task("a1").state, client.task("w1").state) == ("completed", "cancelled")
 
 
