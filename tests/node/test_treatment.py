@@ -2,50 +2,68 @@
 
 import pytest
 
+from mesh.config import COMMANDS_PER_ENTRY_MAX, PAYLOAD_BYTES_MAX, DispatchConfig
+from mesh.effects import Channel
 from mesh.ids import TaskId
 from mesh.messages import Accepted, Code, TasksRefused
-from mesh.node.treatment import EPOCH_MS_MAX, MS_MAX, flaw
+from mesh.node.treatment import EPOCH_MS_MAX, MS_MAX, OPTIONS_BYTES_MAX, flaw
 from mesh.options import Concurrency, LossPolicy, Options, Rate, Retry, WhenFull
+from mesh.transport.sockets import BYTES_MAX
+from mesh.wire.codec import encode
 from tests.node.client import spec
 from tests.node.trio import BEN, settled
 
 LONG = "x" * 201
-WIDEST = Options(
-    retry=Retry(MS_MAX, MS_MAX, 100_000, 1_000, tuple(f"E{number}" for number in range(64))),
-    schedule_timeout_ms=MS_MAX,
-    run_timeout_ms=MS_MAX,
-    progress_timeout_ms=MS_MAX,
-    expires_at_ms=EPOCH_MS_MAX,
-    on_loss=LossPolicy.HOLD,
-    fallback="x" * 200,
-    concurrency=Concurrency("x" * 200, 1_000_000, WhenFull.REJECT),
-    rates=tuple(Rate(f"r{number}", 10_000, MS_MAX) for number in range(8)),
-    fairness="x" * 200,
-    weight_permille=1_000_000,
-    require=tuple((f"l{number}", "x" * 200) for number in range(32)),
-    avoid=tuple((f"l{number}", "") for number in range(32)),
-    prefer=tuple((f"l{number}", "") for number in range(32)),
-    location="x" * 200,
-    sticky="x" * 200,
-    is_sticky_hard=True,
-    version="x" * 200,
-    parent=TaskId("x" * 200),
-    window_ms=MS_MAX,
-)
 
 
 @pytest.mark.parametrize(
     "options",
     [
         Options(),
-        WIDEST,
         Options(
             retry=Retry(0, 0, 1_000, 0), weight_permille=1, concurrency=Concurrency("k", 1), rates=(Rate("r", 1, 1),)
+        ),
+        Options(
+            retry=Retry(MS_MAX, MS_MAX, 100_000, 1_000, tuple(f"E{number}" for number in range(64))),
+            schedule_timeout_ms=MS_MAX,
+            run_timeout_ms=MS_MAX,
+            progress_timeout_ms=MS_MAX,
+            expires_at_ms=EPOCH_MS_MAX,
+            on_loss=LossPolicy.HOLD,
+            rates=tuple(Rate(f"r{number}", 10_000, MS_MAX) for number in range(8)),
+            weight_permille=1_000_000,
+            window_ms=MS_MAX,
+        ),
+        Options(
+            fallback=LONG[:200],
+            concurrency=Concurrency(LONG[:200], 1_000_000, WhenFull.REJECT),
+            fairness=LONG[:200],
+            location=LONG[:200],
+            sticky=LONG[:200],
+            is_sticky_hard=True,
+            version=LONG[:200],
+            parent=TaskId(LONG[:200]),
+        ),
+        Options(
+            require=tuple((f"l{number}", "x" * 20) for number in range(32)),
+            avoid=tuple((f"l{number}", "x" * 20) for number in range(32)),
+            prefer=((LONG[:200], LONG[:200]), *((f"l{number}", "") for number in range(31))),
         ),
     ],
 )
 def test_what_lies_within_all_bounds(options: Options) -> None:
     assert flaw(options) == ""
+
+
+def test_an_entry_full_of_options_fits_a_link() -> None:
+    """One that no link takes would stop the log for good. Letters that take four bytes each count as such."""
+    labels = tuple((f"l{number}", "\U0001f600" * 200) for number in range(6))
+    size = len(encode(Options(require=labels)))
+    assert flaw(Options(require=labels[:5])) == ""
+    sentence = f"what is said beside the work itself takes {size} bytes; 4096 at most travel with a task"
+    assert flaw(Options(require=labels)) == sentence
+    entry_max = 2 * PAYLOAD_BYTES_MAX + DispatchConfig().entry_bytes_max + COMMANDS_PER_ENTRY_MAX * OPTIONS_BYTES_MAX
+    assert entry_max < BYTES_MAX[Channel.DATA]
 
 
 @pytest.mark.parametrize(
