@@ -4,7 +4,10 @@ from collections.abc import Iterator
 
 from mesh.ledger.registry import RATE_LIMIT_MAX
 from mesh.options import Concurrency, LossPolicy, Options, Rate, Retry, WhenFull
+from mesh.wire.codec import encode
 
+OPTIONS_BYTES_MAX = 4 << 10
+"""Encoded. An entry has 512 tasks at most, and with the options of all of them it still fits what a link takes."""
 NAME_CHARS_MAX = 200
 LABELS_MAX = 32
 RATES_MAX = 8
@@ -19,7 +22,10 @@ CONCURRENCY_MAX = 1_000_000
 
 def flaw(options: Options) -> str:
     """Why a task with these options cannot be accepted; empty if it can."""
-    return next((why for why in _flaws(options) if why), "")
+    why = next((why for why in _flaws(options) if why), "")
+    if not why and (size := len(encode(options))) > OPTIONS_BYTES_MAX:
+        why = f"what is said beside the work itself takes {size} bytes; {OPTIONS_BYTES_MAX} at most travel with a task"
+    return why
 
 
 def _flaws(options: Options) -> Iterator[str]:
