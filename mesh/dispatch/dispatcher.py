@@ -32,6 +32,7 @@ from mesh.ledger.commands import (
     SetCron,
     StartTask,
     SubmitTask,
+    TimeOut,
 )
 from mesh.ledger.ledger import Ledger
 from mesh.ledger.queue import Demand, Lane, demand, lane_key
@@ -111,9 +112,9 @@ class Dispatcher:
         return load - sum(1 for reporting in self._flight.reporting.values() if reporting.node_id == node_id)
 
     def _put_back(self, task_id: TaskId) -> None:
-        """A task taken from the queue was not granted after all."""
+        """A task taken from the queue was not granted after all, or waits on."""
         task = self.ledger.tasks.get(task_id)
-        if task is not None and task.state <= SCHEDULED:
+        if task is not None and task.state <= SCHEDULED and task_id not in self._flight.falling:
             self.ledger.queue.push(task)
 
     # --- what is gathered ---
@@ -224,7 +225,10 @@ class Dispatcher:
         bytes_left = self._config.dispatch.entry_bytes_max
         gathered = self._commands
         if self.deadlines.is_due(at_ms):
-            gathered += self.deadlines.due(at_ms, self._rng)
+            for time_out in self.deadlines.due(at_ms, self._rng):
+                if not time_out.token:
+                    self._keep_out(time_out.task_id)
+                gathered.append(time_out)
         while gathered and len(commands) < COMMANDS_PER_ENTRY_MAX and bytes_left > 0:
             command = gathered.popleft()
             bytes_left -= _size(command)
@@ -344,8 +348,13 @@ class Dispatcher:
             or task.spec.task_id in self._flight.falling
         ):
             return
-        self._flight.falling[task.spec.task_id] = None
+        self._keep_out(task.spec.task_id)
         commands.append(FallBack(task.spec.task_id))
+
+    def _keep_out(self, task_id: TaskId) -> None:
+        self._flight.falls(task_id)
+        if task := self.ledger.tasks.get(task_id):
+            self.ledger.queue.remove(task)
 
     def _choose(self, wanted: str | Demand, capability: str, options: Options | None, at_ms: int) -> Candidate | None:
         nodes = self._nodes.meeting(wanted)
@@ -384,8 +393,6 @@ class Dispatcher:
                 if command.renews:
                     self._renewals[command.spec.task_id] = command.renews
                 self._flight.unplaced.pop(command.spec.task_id, None)
-            elif type(command) is FallBack:
-                self._flight.falling.pop(command.task_id, None)
             else:
                 others.append(command)
         self._commands.extendleft(reversed(others))
@@ -414,8 +421,9 @@ class Dispatcher:
                     flight.unplaced.pop(spec.task_id, None)
                 if spec.options is not None:
                     self.deadlines.watch(spec.task_id)
-            elif kind is FallBack:
-                flight.falling.pop(command.task_id, None)  # type: ignore[union-attr]  # As above.
+            elif kind is FallBack or (kind is TimeOut and not command.token):  # type: ignore[union-attr]  # As above.
+                flight.fell(command.task_id)  # type: ignore[union-attr]  # As above.
+                self._put_back(command.task_id)  # type: ignore[union-attr]  # As above.
         if applied.nodes_changed:
             self.refresh()
         alone_after = self.ledger.settings.alone_after_crashes

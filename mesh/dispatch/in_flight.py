@@ -23,8 +23,10 @@ class InFlight:
         overtake them.
         """
         self.reporting: dict[TaskId, Reporting] = {}
-        self.falling: dict[TaskId, None] = {}
-        """Tasks on their way to their fallback."""
+        self.falling: dict[TaskId, int] = {}
+        """Tasks that wait, and are on their way to their fallback or their end: how many commands say so. They are in
+        no queue: a node that was chosen for one may not do for where it goes.
+        """
         self._counted: dict[TaskId, tuple[str, ...]] = {}
         """Concurrency and rate keys that a grant counts under."""
         self._keys: dict[str, int] = {}
@@ -32,11 +34,21 @@ class InFlight:
         self.probing: dict[tuple[NodeId, str], int] = {}
         """Grants to a node whose breaker for the capability is half-open."""
 
-    def clear(self) -> dict[TaskId, NodeId]:
-        """Forget everything. Returns the grants."""
-        granting = self.granting
+    def clear(self) -> list[TaskId]:
+        """Forget everything. Returns the tasks that were taken from the queue."""
+        taken = [*self.granting, *self.falling]
         self.__init__()  # type: ignore[misc]  # Everything, as at first.
-        return granting
+        return taken
+
+    def falls(self, task_id: TaskId) -> None:
+        """A command is proposed that sends a waiting task to its fallback, or ends it."""
+        self.falling[task_id] = self.falling.get(task_id, 0) + 1
+
+    def fell(self, task_id: TaskId) -> None:
+        """It was applied, or is not to be."""
+        count = self.falling.pop(task_id, 1)
+        if count > 1:
+            self.falling[task_id] = count - 1
 
     def grant(self, task_id: TaskId, node_id: NodeId) -> None:
         self.granting[task_id] = node_id

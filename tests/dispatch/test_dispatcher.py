@@ -2,6 +2,8 @@
 
 from random import Random
 
+import msgspec
+
 from mesh.config import DispatchConfig, NodeConfig
 from mesh.dispatch.dispatcher import Dispatcher
 from mesh.dispatch.turns import Turns
@@ -23,6 +25,7 @@ from mesh.ledger.commands import (
 )
 from mesh.ledger.ledger import Ledger
 from mesh.messages import AttemptOrder, AttemptOutcome, CheckpointReport, Heartbeat, NodeReport, TaskSpec
+from mesh.options import Options
 from mesh.wire.codec import encode
 
 ANA, BEN = NodeId("ana"), NodeId("ben")
@@ -462,3 +465,34 @@ def test_a_submit_that_was_not_taken_holds_nobody_up() -> None:
     desk.dispatcher.report([outcome("runs", 2)])
     desk.turn()
     assert desk.ledger.tasks[TaskId("first")].node_id == ANA
+
+
+def test_who_runs_out_of_time_is_not_granted_to_a_node_that_cannot_do_its_fallback() -> None:
+    """Nobody is free for t until its 1,500 ms are over. In the entry that sends it to its fallback a slot is free for
+    what it wanted first; nobody offers `plan`. It is granted nowhere, neither in that entry nor after it.
+    """
+    desk = Desk(slots=1)
+    desk.take_office(ANA)
+    submitted(desk, spec("busy"))
+    late = msgspec.structs.replace(spec("t"), options=Options(schedule_timeout_ms=1_500, fallback="plan"))
+    submitted(desk, late)
+    desk.apply([SubmitTask(spec("x", capability="nothing"))])
+    desk.dispatcher.report([outcome("busy", 2)])
+    commands = desk.turn()
+    assert [type(command).__name__ for command in commands] == ["CompleteTask", "TimeOut"]
+    assert desk.ledger.tasks[TaskId("t")].spec.capability == "plan"
+    assert [task.task_id for task in desk.ledger.queue.ready()] == ["x", "t"]
+    assert grants(desk.turn()) == []
+
+
+def test_who_was_to_run_out_of_time_waits_again_when_office_is_left() -> None:
+    """The timeout was proposed and never committed: t is in the queue for whoever leads next."""
+    desk = Desk()
+    desk.take_office()
+    late = msgspec.structs.replace(spec("t"), options=Options(schedule_timeout_ms=1_000))
+    submitted(desk, late)
+    commands = desk.dispatcher.next_commands(9_000)
+    assert [type(command).__name__ for command in commands] == ["TimeOut"]
+    assert list(desk.ledger.queue.ready()) == []
+    desk.dispatcher.leave_office()
+    assert [task.task_id for task in desk.ledger.queue.ready()] == ["t"]
