@@ -25,8 +25,8 @@ from mesh.ledger.task import (
     STATE_NAMES,
 )
 from mesh.messages import Failure, TaskSpec
-from mesh.options import LossPolicy, Options, Retry, WhenFull
-from mesh.sim import model_crons, model_rulings
+from mesh.options import Options, Retry, WhenFull
+from mesh.sim import model_crons, model_nodes, model_rulings
 from mesh.sim.coverage import Coverage
 from mesh.sim.linearizable import Call
 from mesh.sim.model_limits import BREAKER, ModelLimits
@@ -67,14 +67,6 @@ class ModelTask(msgspec.Struct):
     task_id: TaskId = TaskId("")
     place: tuple[int, int] = (0, 0)
     ended_ms: int = 0
-
-
-class ModelNode(msgspec.Struct):
-    incarnation: int
-    is_active: bool = True
-    is_draining: bool = False
-    has_left: bool = False
-    """This incarnation went of its own accord."""
 
 
 class Model:
@@ -189,7 +181,7 @@ class Model:
 
     def call_off(self, task_id: TaskId) -> None:
         """A task is cancelled, and nobody has ordered it."""
-        self._touch(task_id)
+        self.touch(task_id)
         self.by_itself.append((Call.CANCEL, task_id))
         self.end(self.tasks[task_id], CANCELLED)
 
@@ -321,7 +313,7 @@ class Model:
                 delay_ms = delay_ms * retry.factor_permille // 1_000
         delay_ms = min(delay_ms, retry.max_ms)
         delay_ms += delay_ms * retry.jitter_permille * min(max(jitter_permille, 0), 100) // 100_000
-        self._wait_again(task, SCHEDULED)
+        self.wait_again(task, SCHEDULED)
         task.not_before_ms = self.at_ms + delay_ms
         self.coverage.add("task retried")
 
@@ -333,7 +325,7 @@ class Model:
             return
         task.capability, task.attempts, task.crashes = fallback, 0, 0
         self.by_itself.append((Call.FALL_BACK, task.task_id))
-        self._wait_again(task, PENDING)
+        self.wait_again(task, PENDING)
         self.coverage.add("task fell back")
 
     def _release(self, command: commands.ReleaseLease) -> int:
@@ -342,7 +334,7 @@ class Model:
             return FENCED
         if task.state == RUNNING:
             task.attempts -= 1
-        self._wait_again(task, PENDING)
+        self.wait_again(task, PENDING)
         self.coverage.add("lease released")
         return DONE
 
@@ -352,7 +344,7 @@ class Model:
             return UNKNOWN
         if task.state in OVER:
             return ALREADY
-        self._touch(command.task_id)
+        self.touch(command.task_id)
         self.ordered.append((Call.CANCEL, command.task_id))
         self.end(task, CANCELLED)
         self.coverage.add("task cancelled")
@@ -366,7 +358,7 @@ class Model:
             return REFUSED
         self.coverage.add("held task redriven" if task.state == PAUSED else "dead letter redriven")
         self.ordered.append((Call.REDRIVE, command.task_id))
-        self._wait_again(task, PENDING)
+        self.wait_again(task, PENDING)
         task.attempts = task.token = task.crashes = 0
         task.place = self.index, self._position
         if command.payload is not None:
@@ -384,74 +376,16 @@ class Model:
         self.end(task, FAILED)
         return DONE
 
-    def _admit(self, command: commands.AdmitNode) -> int:
-        node = self.nodes.get(command.node_id)
-        if node is None:
-            self.nodes[command.node_id] = ModelNode(command.incarnation)
-            return DONE
-        is_same = command.incarnation == node.incarnation
-        if command.incarnation < node.incarnation or (is_same and (node.is_active or node.has_left)):
-            return ALREADY
-        self.coverage.add("node restarted" if node.is_active else "node recovered")
-        if command.incarnation > node.incarnation:
-            self._lose(command.node_id)
-            self.limits.forget_node(command.node_id)
-            node.is_draining = False
-        node.incarnation, node.is_active, node.has_left = command.incarnation, True, False
-        return DONE
-
-    def _fail_node(self, command: commands.FailNode) -> int:
-        node = self.nodes.get(command.node_id)
-        if node is None:
-            return UNKNOWN
-        if not node.is_active or command.incarnation != node.incarnation:
-            return ALREADY
-        self.coverage.add("node failed")
-        node.is_active = False
-        self._lose(command.node_id)
-        return DONE
-
-    def _leave(self, command: commands.LeaveNode) -> int:
-        """Its leases are given back: nobody is charged, and it is no failure."""
-        node = self.nodes.get(command.node_id)
-        if node is None:
-            return UNKNOWN
-        if node.has_left or command.incarnation != node.incarnation:
-            return ALREADY
-        node.is_active, node.has_left = False, True
-        given_back = 0
-        for task_id, task in self.tasks.items():
-            if task.node_id == command.node_id and task.state in LEASED:
-                self._touch(task_id)
-                given_back += 1
-                if task.state == RUNNING:
-                    task.attempts -= 1
-                self._wait_again(task, PENDING)
-        self.coverage.add("left with tasks running" if given_back else "left with nothing to do")
-        return DONE
-
-    def _drain(self, command: commands.DrainNode) -> int:
-        node = self.nodes.get(command.node_id)
-        if node is None:
-            return UNKNOWN
-        if node.is_draining == command.draining:
-            return ALREADY
-        node.is_draining = command.draining
-        return DONE
-
-    def _elect(self, command: commands.ElectLeader) -> int:
-        return DONE
-
     # --- parts of rules -----------------------------------------------------------------------------------------------
 
-    def _touch(self, task_id: TaskId) -> None:
+    def touch(self, task_id: TaskId) -> None:
         self.touched[task_id] = self.tasks[task_id]
 
     def live(self, task_id: TaskId) -> ModelTask | None:
         task = self.tasks.get(task_id)
         if task is None or task.state in OVER:
             return None
-        self._touch(task_id)
+        self.touch(task_id)
         return task
 
     def _leased(self, task_id: TaskId, token: int) -> ModelTask | None:
@@ -467,24 +401,6 @@ class Model:
         self.coverage.add("completion fenced")
         return FENCED
 
-    def _lose(self, node_id: NodeId) -> None:
-        """The leases of a node end. What ran its last attempt is dead."""
-        for task_id, task in self.tasks.items():
-            if task.node_id != node_id or task.state not in LEASED:
-                continue
-            self._touch(task_id)
-            policy = LossPolicy.RERUN if task.options is None else task.options.on_loss
-            if task.state == RUNNING and policy == LossPolicy.HOLD:
-                self._wait_again(task, PAUSED)
-                self.coverage.add("task held")
-                continue
-            if task.state == RUNNING and (policy == LossPolicy.DEAD_LETTER or task.attempts >= task.attempts_max):
-                task.reason = "node_lost"
-                self.give_up(task)
-                continue
-            self._wait_again(task, PENDING)
-            task.is_lost = True
-
     def _move(self, task: ModelTask, state: int) -> None:
         if task.state in LEASED and state not in LEASED:
             self.leases[task.node_id] -= 1
@@ -493,7 +409,7 @@ class Model:
         self.counts[state] += 1
         task.state = state
 
-    def _wait_again(self, task: ModelTask, state: int) -> None:
+    def wait_again(self, task: ModelTask, state: int) -> None:
         self._move(task, state)
         task.node_id = ""
         task.sequence = 0
@@ -522,11 +438,11 @@ _RULES: dict[type, Callable[[Model, Any], int]] = {
     commands.CancelTask: Model._cancel,
     commands.RedriveTask: Model._redrive,
     commands.DropDeadLetter: Model._drop,
-    commands.AdmitNode: Model._admit,
-    commands.FailNode: Model._fail_node,
-    commands.DrainNode: Model._drain,
-    commands.ElectLeader: Model._elect,
-    commands.LeaveNode: Model._leave,
+    commands.AdmitNode: model_nodes.admit,
+    commands.FailNode: model_nodes.fail_node,
+    commands.DrainNode: model_nodes.drain,
+    commands.ElectLeader: model_nodes.elect,
+    commands.LeaveNode: model_nodes.leave,
     commands.RaiseLevel: model_rulings.raise_level,
     commands.TimeOut: model_rulings.time_out,
     commands.Reprioritize: model_rulings.reprioritize,
