@@ -68,10 +68,6 @@ class Many:
         self._proposed: dict[Command, list[Doing]] = {}
         """Commands on their way, and whose they are: two people may mean the same task."""
 
-    @property
-    def is_busy(self) -> bool:
-        return bool(self._seeking or self._doing)
-
     def begin(self, client: Client, order: Order, selection: Selection) -> None:
         """Find out which tasks are meant."""
         asked = client, order.request

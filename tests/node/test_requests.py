@@ -8,7 +8,7 @@ from mesh.ids import ClientId, LogIndex, NodeId, TaskId
 from mesh.ledger.applied import Applied
 from mesh.ledger.ledger import Ledger
 from mesh.messages import Accepted, Ask, Question, TaskSpec, TasksRefused
-from mesh.node.requests import HERE, SOURCE_CHARS_MAX, WATCHERS_MAX, Client, Waiting, conflict, invalid
+from mesh.node.requests import HERE, SOURCE_CHARS_MAX, WATCHERS_MAX, Client, Waiting, backpressure, conflict, invalid
 from tests.node.client import spec
 
 T1 = TaskId("t1")
@@ -129,3 +129,14 @@ def test_all_that_waits_counts_towards_the_bound_and_leaves_it_again() -> None:
     waiting.asked = [(ANAS, ask(number)) for number in range(2)]
     full.append(waiting.is_full)
     assert full == [False, True, True, False, True, False, False]
+
+
+def test_what_another_office_had_turned_down_is_nobodys_answer() -> None:
+    """Of two that found their key full, one was ana's client's; for the end of the other only somebody waited."""
+    waiting = Waiting(10)
+    assert waiting.accept(ANAS, spec("t1"))
+    waiting.watch(BENS, TaskId("another's"))
+    applied = Applied(LogIndex(4), 0, bytearray(2), turned_down=[T1, TaskId("another's")])
+    refusal = backpressure(spec("t1"), "its concurrency key is full")
+    assert waiting.applied(applied, Ledger()) == [(ANAS, TasksRefused([refusal]))]
+    assert (waiting.accepting, waiting.watching) == ({}, {})
