@@ -170,7 +170,10 @@ class Process:
             trouble=opened.trouble,
         )
         gc.disable()  # A million tasks are no garbage; to look whether they are takes longer than to read them.
-        self._node = Node(config, opened.take_recovered(), Random(SystemRandom().getrandbits(64)), now_ms)
+        try:
+            self._node = Node(config, opened.take_recovered(), Random(SystemRandom().getrandbits(64)), now_ms)
+        except AssertionError as error:  # A later release has written what this one cannot go on from.
+            raise StoreRefused(f"{self._settings.directory}: {error}.") from None
         self._refuse_to_move()
         self._store.start()
         self._is_running = True

@@ -21,7 +21,8 @@ from mesh.messages import TaskSpec
 from mesh.options import Overlap
 
 CRONS_MAX: Final = 1_000
-CRON_NAME_CHARS_MAX: Final = 200
+CRON_NAME_CHARS_MAX: Final = 180
+"""With the time behind it, a name makes a task id."""
 DELAY_MS_MAX: Final = DAY_MS
 _AFTER_COMMANDS: Final = COMMANDS_PER_ENTRY_MAX
 """The first position in an entry that no command has."""

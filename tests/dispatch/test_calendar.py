@@ -391,7 +391,7 @@ def test_a_sound_schedule_has_no_flaw() -> None:
     assert flaw(at_bounds) == ""
 
 
-NAME = "a schedule's name has 1 to 200 printable characters"
+NAME = "a schedule's name has 1 to 180 printable characters"
 
 
 @pytest.mark.parametrize(

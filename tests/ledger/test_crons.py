@@ -408,8 +408,8 @@ def test_schedules_are_so_many_and_their_names_so_long_at_most() -> None:
     """One more is refused; changing one that is there is not."""
     log = Log()
     log.apply(*(SetCron(nightly(name=f"c{number}"), 60_000) for number in range(CRONS_MAX - 1)))
-    bad = [SetCron(nightly(name=name), 60_000) for name in ("", "n" * 201)]
-    assert list(log.apply(*bad, SetCron(nightly(name="n" * 200), 60_000)).outcomes) == [REFUSED, REFUSED, DONE]
+    bad = [SetCron(nightly(name=name), 60_000) for name in ("", "n" * 181)]
+    assert list(log.apply(*bad, SetCron(nightly(name="n" * 180), 60_000)).outcomes) == [REFUSED, REFUSED, DONE]
     full = log.apply(SetCron(nightly(), 60_000), SetCron(nightly(name="c0", payload=b"\x02"), 60_000))
     assert list(full.outcomes) == [REFUSED, DONE]
     assert len(log.ledger.crons) == CRONS_MAX

@@ -293,7 +293,7 @@ def test_a_schedule_is_begun_changed_and_dropped() -> None:
     ("value", "why"),
     [
         (None, "the order's value is not what it should be: Input data was truncated"),
-        (CronSpec("", "@daily", "code", b""), "a schedule's name has 1 to 200 printable characters"),
+        (CronSpec("", "@daily", "code", b""), "a schedule's name has 1 to 180 printable characters"),
         (
             CronSpec("x", "often", "code", b""),
             "a schedule has five fields (minute, hour, day of month, month, day of week), this one 1: 'often'",
