@@ -377,7 +377,7 @@ def test_a_sound_schedule_has_no_flaw() -> None:
     """At its bounds, too."""
     assert flaw(CronSpec("n", "@daily", "backup", b"")) == ""
     at_bounds = CronSpec(
-        "n" * 200,
+        "n" * 180,
         "*/5 9-17 * * mon-fri",
         "c" * 200,
         b"\x00" * PAYLOAD_BYTES_MAX,
@@ -398,7 +398,7 @@ NAME = "a schedule's name has 1 to 180 printable characters"
     ("flawed", "message"),
     [
         (CronSpec("", "@daily", "backup", b""), NAME),
-        (CronSpec("n" * 201, "@daily", "backup", b""), NAME),
+        (CronSpec("n" * 181, "@daily", "backup", b""), NAME),
         (CronSpec("two\nlines", "@daily", "backup", b""), NAME),
         (CronSpec("n", "* * * * funday", "backup", b""), "the day of week is 0 to 7, or sun to sat, not 'funday'"),
         (
