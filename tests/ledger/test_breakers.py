@@ -19,7 +19,7 @@ from mesh.ledger.commands import (
     SetSetting,
     TimeOut,
 )
-from mesh.ledger.registry import Breaker
+from mesh.ledger.registry import BREAKERS_MAX, Breaker
 from mesh.ledger.settings import Settings
 from mesh.ledger.task import Kind
 from mesh.options import Options
@@ -171,7 +171,7 @@ def test_an_open_breaker_lets_nothing_through_until_its_time_has_passed() -> Non
     assert list(probed.outcomes) == [DONE, DONE, REFUSED]
     assert details(probed, Kind.BREAKER_PROBED) == ["image"]
     assert list(log.apply(grant(SECOND, ANA), at_ms=99_000).outcomes) == [REFUSED]
-    assert (breaker(log).probe_id, breaker(log).probe_token) == (PROBE, probed.index)
+    assert (breaker(log).probe_id, int(breaker(log).probe_token)) == (PROBE, probed.index)
 
 
 def test_probes_that_go_well_close_it_when_they_are_enough() -> None:
@@ -282,7 +282,7 @@ def test_another_life_of_a_node_is_not_held_to_the_last_one() -> None:
 
 def test_breakers_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """One is kept here: further ones are not counted, and the one that is goes on."""
-    assert breakers.BREAKERS_MAX == 10_000
+    assert BREAKERS_MAX == 10_000
     monkeypatch.setattr(breakers, "BREAKERS_MAX", 1)
     log = guarded(failures=2)
     attempt(log, "a", at_ms=5_000)

@@ -124,7 +124,7 @@ def test_a_full_key_ends_the_newest_at_once() -> None:
     log.apply(submit(AMY, options=options))
     came = log.apply(submit(BOB, options=options), grant(BOB, ANA), submit(BOB, options=options))
     assert (kinds(came), came.submitted) == (["task_submitted", "task_cancelled"], [BOB, BOB])
-    assert list(came.outcomes)[0] == DONE
+    assert came.outcomes[0] == DONE
     assert (came.events[1].detail, log.state(BOB)) == ("concurrency key 'door' is full", "cancelled")
     assert (log.state(AMY), list(log.ledger.treated.under["door"])) == ("pending", [AMY])
     first = log.ledger.queue.lane(next(iter(log.ledger.queue.lanes)))

@@ -194,14 +194,15 @@ def test_a_limit_is_about_one_attempt(limit: Limit, options: Options) -> None:
     assert outcome(log, out(limit, 6), 7_000) == DONE
 
 
-def test_where_no_limit_was_set_none_passes() -> None:
+@pytest.mark.parametrize("options", [None, Options(on_loss=LossPolicy.HOLD)])
+def test_where_no_limit_was_set_none_passes(options: Options | None) -> None:
     """Nor for a task that nobody knows."""
-    for options in (None, Options(on_loss=LossPolicy.HOLD)):
-        log = levelled(ANA)
-        log.apply(submit(RESIZE, options=options))
-        waiting = [outcome(log, out(limit), 10**9) for limit in Limit]
-        log.apply(grant(RESIZE, ANA))
-        assert waiting + [outcome(log, out(limit, 7), 10**9) for limit in Limit] == [REFUSED] * 8
+    log = levelled(ANA)
+    log.apply(submit(RESIZE, options=options))
+    waiting = [outcome(log, out(limit), 10**9) for limit in Limit]
+    log.apply(grant(RESIZE, ANA))
+    token = log.ledger.tasks[RESIZE].token
+    assert waiting + [outcome(log, out(limit, token), 10**9) for limit in Limit] == [REFUSED] * 8
     assert outcome(log, TimeOut(TaskId("nothing"), NONE, Limit.RUN, 0), 10**9) == UNKNOWN
 
 
