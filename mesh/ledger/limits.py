@@ -28,11 +28,10 @@ def rate_free_at_ms(table: Table, rate: Rate, at_ms: int, more: int = 0) -> int:
         return at_ms + rate.per_ms
     window = table.rates.get(rate.key)
     if window is not None:
-        times = window.times
-        if len(times) >= room:
-            return times[-room] + rate.per_ms
-        # If all so far asked for less, only so many were kept: others may have come just before the first of them.
-        return times[0] + rate.per_ms if len(times) >= window.limit else at_ms
+        if len(window.times) >= room:
+            return window.times[-room] + rate.per_ms
+        # Where all so far asked for less, less was kept: how many there were before is not known.
+        return window.forgotten_ms + rate.per_ms if window.forgotten_ms else at_ms
     has_room = len(table.rates) < RATE_KEYS_MAX or any(_is_over(known, at_ms) for known in table.rates.values())
     return at_ms if has_room else at_ms + rate.per_ms
 
@@ -73,7 +72,7 @@ def _count(table: Table, rate: Rate, at_ms: int, *, is_first: bool) -> None:
     if is_first:
         window.times.append(at_ms)
     if len(window.times) > window.limit:
-        del window.times[0]
+        window.forgotten_ms = window.times.pop(0)
 
 
 def _is_over(window: Window, at_ms: int) -> bool:

@@ -221,8 +221,8 @@ def test_a_node_that_takes_leave_is_no_loss() -> None:
 
 
 def test_a_held_task_waits_for_a_person() -> None:
-    """C31: nobody is granted it, and it counts as live until `retry` puts it in line again: at the end, with its attempts
-    forgotten, and ana's word worth nothing any more."""
+    """C31: nobody is granted it, and it counts as live until `retry` puts it in line again: at the end, with its
+    attempts forgotten, and ana's word worth nothing any more."""
     log = begun(Options(on_loss=LossPolicy.HOLD), attempts_max=1)
     held = log.apply(FailNode(ANA, 1, "silent"))
     assert kinds(held) == ["node_failed", "task_lost", "task_held"]

@@ -189,22 +189,23 @@ def test_a_task_may_be_under_several_rates_even_of_one_key() -> None:
     assert outcomes(log, grant(CID, ANA), grant(DAN, ANA), at_ms=6_000) == [DONE, REFUSED]
     assert outcomes(log, grant(DAN, ANA), at_ms=14_999) == [REFUSED]
     assert outcomes(log, grant(DAN, ANA), grant(ELI, ANA), at_ms=15_000) == [DONE, DONE]
-    assert log.ledger.rates["api"] == Window(3, 10_000, [6_000, 15_000, 15_000])
+    assert log.ledger.rates["api"] == Window(3, 10_000, [6_000, 15_000, 15_000], 5_000)
 
 
 def test_a_wider_limit_of_a_key_is_held_although_less_was_remembered() -> None:
-    """One a second went for four seconds, and only the last is on record, when bob names two in ten: he waits until it
-    is certain that no other can lie within them."""
+    """One a second went for four seconds, and only the last is on record, when bob names two in ten: he waits until
+    what is not known any more is ten seconds old. Three a second, for which all is known that matters, need not."""
     log = levelled(ANA)
-    narrow, wide = rated((1, 1_000)), rated((2, 10_000))
+    narrow, wide, wider = rated((1, 1_000)), rated((2, 10_000)), rated((3, 1_000))
     names = [TaskId(f"n{second}") for second in range(4)]
     log.apply(*(submit(name, options=narrow) for name in names), at_ms=5_000)
     for second, name in enumerate(names):
         assert outcomes(log, grant(name, ANA), at_ms=1_000 * second + 5_000) == [DONE]
-    log.apply(submit(BOB, options=wide), submit(CID, options=wide), at_ms=9_000)
-    assert outcomes(log, grant(BOB, ANA), at_ms=17_999) == [REFUSED]
-    assert outcomes(log, grant(BOB, ANA), grant(CID, ANA), at_ms=18_000) == [DONE, DONE]
-    assert log.ledger.rates["api"] == Window(2, 10_000, [18_000, 18_000])
+    assert log.ledger.rates["api"] == Window(1, 1_000, [8_000], 7_000)
+    log.apply(*(submit(name, options=wide) for name in (BOB, CID)), submit(DAN, options=wider), at_ms=8_000)
+    assert outcomes(log, grant(BOB, ANA), at_ms=16_999) == [REFUSED]
+    assert outcomes(log, grant(BOB, ANA), grant(CID, ANA), grant(DAN, ANA), at_ms=17_000) == [DONE, REFUSED, DONE]
+    assert log.ledger.rates["api"] == Window(3, 10_000, [8_000, 17_000, 17_000], 7_000)
 
 
 def test_with_as_many_keys_as_there_may_be_a_new_one_waits_for_an_old_one_to_be_over(

@@ -9,6 +9,7 @@ from mesh.ids import FencingToken, TaskId
 from mesh.ledger.applied import DONE, FENCED, REFUSED, UNKNOWN, Applied, EndedLease
 from mesh.ledger.commands import (
     BY_HAND,
+    Command,
     FallBack,
     LeaveNode,
     Limit,
@@ -32,7 +33,7 @@ def out(limit: Limit, token: int = 0, *, jitter_permille: int = 0) -> TimeOut:
 def limited(options: Options, *, attempts_max: int = 3, is_granted: bool = True) -> Log:
     """RESIZE, submitted at 5,000 under these options, and granted to ana in the same entry: its token is 3."""
     log = levelled(ANA, BEN)
-    commands = [submit(RESIZE, options=options, attempts_max=attempts_max), grant(RESIZE, ANA)]
+    commands: list[Command] = [submit(RESIZE, options=options, attempts_max=attempts_max), grant(RESIZE, ANA)]
     log.apply(*commands[: 1 + is_granted], at_ms=5_000)
     return log
 
