@@ -5,10 +5,12 @@ at all. `ledger.db` holds the task table as of one applied index; it is written 
 what it covers. A node starts from `Recovered`.
 """
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 import msgspec
 
+from mesh.config import FINISHED_MAX
 from mesh.ids import LogIndex, NodeId, TaskId, Term
 
 
@@ -119,7 +121,7 @@ class Recovered(msgspec.Struct, frozen=True):
 
     `entries` are contiguous and begin at or before mark.applied_index + 1. `before_term` is the term of the entry just
     before the first one (0 if the log begins at 1). `live` are the rows with finished == 0; `finished` the
-    (id, fingerprint) of the others, in order of finishing, with the last number in `finished_last`.
+    (id, fingerprint) of the others, in order of finishing, with the last number in `finished_last`: see `without_gaps`.
     A fresh disk has no hard state, no entries and no mark.
     """
 
@@ -130,3 +132,17 @@ class Recovered(msgspec.Struct, frozen=True):
     live: list[TaskRow]
     finished: list[tuple[TaskId, int]]
     finished_last: int
+
+
+def without_gaps(rows: Iterable[tuple[TaskId, int, int]]) -> list[tuple[TaskId, int]]:
+    """Ids and fingerprints of finished tasks, given with their numbers and in order of those. Where a number is
+    nobody's, because the id has been taken again since, the id is empty: so that places tell numbers.
+    """
+    found: list[tuple[TaskId, int]] = []
+    after = 0
+    for task_id, number, fingerprint in rows:
+        if found and number > after:
+            found += [(TaskId(""), 0)] * min(number - after, FINISHED_MAX)
+        found.append((task_id, fingerprint))
+        after = number + 1
+    return found

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from mesh.dispatch.health import score
+from mesh.dispatch.in_flight import InFlight
 from mesh.dispatch.placement import Candidate, meets
 from mesh.gossip.detector import Detector
 from mesh.gossip.members import Health, MemberState
@@ -22,8 +23,9 @@ WEIGHT = 8
 class Candidates:
     """All members, and for each demand those that meet it."""
 
-    def __init__(self, ledger: Ledger, detector: Detector) -> None:
+    def __init__(self, ledger: Ledger, detector: Detector, flight: InFlight) -> None:
         self._ledger = ledger
+        self._flight = flight
         self._detector = detector
         self.all: dict[NodeId, Candidate] = {}
         self._meeting: dict[str | Demand, list[Candidate]] = {}
@@ -100,8 +102,10 @@ class Candidates:
         return found
 
     def holder(self, sticky: str) -> NodeId | None:
-        """The node that was last granted a task with this word, as long as it takes part."""
-        node_id = self._ledger.sticky.get(sticky) if sticky else None
+        """The node that was last granted a task with this word, or is about to be, as long as it takes part."""
+        if not sticky:
+            return None
+        node_id = self._flight.holder(sticky) or self._ledger.sticky.get(sticky)
         record = None if node_id is None else self._ledger.nodes.get(node_id)
         return node_id if record is not None and record.active else None
 
@@ -114,8 +118,9 @@ class Candidates:
 
     def time(self, task_id: TaskId, node_id: NodeId, capability: str, at_ms: int) -> None:
         """An attempt was granted, and is to be timed: one in SAMPLE_EVERY."""
-        if len(self._timed) < SAMPLES_MAX:
-            self._timed[task_id] = node_id, capability, at_ms
+        if len(self._timed) >= SAMPLES_MAX:  # Of those that never end there, as of cancelled ones, nobody reports.
+            del self._timed[next(iter(self._timed))]
+        self._timed[task_id] = node_id, capability, at_ms
 
     def reported(self, task_id: TaskId, node_id: NodeId, at_ms: int, *, has_failed: bool) -> None:
         """An attempt ended there."""

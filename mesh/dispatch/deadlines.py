@@ -11,13 +11,17 @@ from random import Random
 from mesh.ids import FencingToken, TaskId
 from mesh.ledger.commands import Limit, TimeOut
 from mesh.ledger.ledger import Ledger
-from mesh.ledger.task import Task
-from mesh.ledger.timeouts import due_at_ms
+from mesh.ledger.task import DISPATCHED, Task
+from mesh.ledger.timeouts import begin_by_ms, due_at_ms
 
 LOOKED_AT_A_TURN_MAX = 2_000
 """A new leader looks through all such tasks, so many at a time."""
 AGAIN_MS = 1_000
 """What was proposed and has not come about is proposed again after this."""
+_BEFORE = int(Limit.SCHEDULE), int(Limit.EXPIRY)
+"""Limits of the wait for the first attempt."""
+_DURING = int(Limit.RUN), int(Limit.PROGRESS)
+"""Limits of an attempt."""
 
 
 class Deadlines:
@@ -37,11 +41,15 @@ class Deadlines:
         self._heap.clear()
         self._to_look_at = None
 
-    def watch(self, task_id: TaskId) -> None:
-        """The task was submitted, or granted."""
-        task = self._ledger.treated.limited.get(task_id)
-        if task is not None:
-            self._push_all(task)
+    def awaited(self, task: Task) -> None:
+        """The task, which has options, waits for its first attempt."""
+        if task.spec.task_id in self._ledger.treated.limited:
+            self._push(task, _BEFORE)
+
+    def granted(self, task: Task) -> None:
+        """The task, which has options, is leased."""
+        if task.spec.task_id in self._ledger.treated.limited:
+            self._push(task, _DURING)
 
     def next_due_ms(self) -> int | None:
         """When (epoch) to look again; None if nothing is watched. 0: at once."""
@@ -62,10 +70,12 @@ class Deadlines:
         while heap and heap[0][0] <= at_ms and len(found) < LOOKED_AT_A_TURN_MAX:
             _, limit, task_id, token = heappop(heap)
             task = self._ledger.treated.limited.get(task_id)
-            due_ms = None if task is None else due_at_ms(task, limit)
-            if task is None or due_ms is None or (_is_about_an_attempt(limit) and task.token != token):
+            due_ms = None if task is None else self._due_at_ms(task, limit, token)
+            if task is None or due_ms is None:
                 continue
-            if due_ms <= at_ms:
+            if task.state == DISPATCHED and limit in _BEFORE:
+                due_ms = max(due_ms, at_ms + AGAIN_MS)  # If the lease is given back before user code runs, it is due.
+            elif due_ms <= at_ms:
                 found.append(TimeOut(task_id, token, limit, rng.randrange(101)))
                 due_ms = at_ms + AGAIN_MS
             again.append((due_ms, limit, task_id, token))
@@ -83,15 +93,18 @@ class Deadlines:
                 return
             task = limited.get(task_id)
             if task is not None:
-                self._push_all(task)
+                self._push(task, _BEFORE + _DURING)
 
-    def _push_all(self, task: Task) -> None:
-        for limit in Limit:
-            due_ms = due_at_ms(task, limit)
+    def _due_at_ms(self, task: Task, limit: int, token: FencingToken) -> int | None:
+        """When a limit passes; None if it never will, as things stand."""
+        if limit in _DURING:
+            return due_at_ms(task, limit) if task.token == token else None
+        assert task.spec.options is not None, "it has a limit"
+        return begin_by_ms(task, task.spec.options, limit) if task.state <= DISPATCHED else None
+
+    def _push(self, task: Task, limits: tuple[int, ...]) -> None:
+        for limit in limits:
+            token = task.token if limit in _DURING else FencingToken(0)
+            due_ms = self._due_at_ms(task, limit, token)
             if due_ms is not None:
-                token = task.token if _is_about_an_attempt(limit) else FencingToken(0)
-                heappush(self._heap, (due_ms, int(limit), task.spec.task_id, token))
-
-
-def _is_about_an_attempt(limit: int) -> bool:
-    return limit in (Limit.RUN, Limit.PROGRESS)
+                heappush(self._heap, (due_ms, limit, task.spec.task_id, token))

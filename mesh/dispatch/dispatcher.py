@@ -14,6 +14,7 @@ from mesh.dispatch.candidates import SAMPLE_EVERY, Candidates
 from mesh.dispatch.deadlines import Deadlines
 from mesh.dispatch.in_flight import InFlight, Reporting
 from mesh.dispatch.placement import Candidate, Placement, explain
+from mesh.dispatch.sizes import size_of
 from mesh.dispatch.turns import Turns
 from mesh.documents import NodeVerdict
 from mesh.gossip.detector import Detector
@@ -26,10 +27,8 @@ from mesh.ledger.commands import (
     FailAttempt,
     FallBack,
     GrantLease,
-    RedriveTask,
     ReleaseLease,
     SaveCheckpoint,
-    SetCron,
     StartTask,
     SubmitTask,
     TimeOut,
@@ -56,7 +55,7 @@ class Dispatcher:
         self._reported: dict[NodeId, int] = {}
         self._flight = InFlight()
         self._turns = Turns()
-        self._nodes = Candidates(ledger, detector)
+        self._nodes = Candidates(ledger, detector, self._flight)
         self.deadlines = Deadlines(ledger)
         self._granted_count = 0
         self._at_ms = 0
@@ -231,7 +230,7 @@ class Dispatcher:
                 gathered.append(time_out)
         while gathered and len(commands) < COMMANDS_PER_ENTRY_MAX and bytes_left > 0:
             command = gathered.popleft()
-            bytes_left -= _size(command)
+            bytes_left -= size_of(command)
             commands.append(command)
         self._grant_queued(commands, at_ms)
         if self._specs:
@@ -269,7 +268,7 @@ class Dispatcher:
                 shut[capability] = True
                 flight.unplaced[spec.task_id] = capability
                 continue
-            self._grant(commands, spec.task_id, capability, candidate)
+            self._grant(commands, spec, candidate)
 
     def _grant_queued(self, commands: list[Command], at_ms: int) -> None:
         queue = self.ledger.queue
@@ -283,14 +282,15 @@ class Dispatcher:
         )
         for lane, task in line:
             spec = task.spec
+            if (lane.concurrency is not None or lane.rates) and not self._is_open(lane, commands, at_ms):
+                line.pass_over(lane)  # Others of its key have had a turn in this entry.
+                continue
             candidate = self._choose(_wanted(lane), spec.capability, spec.options, at_ms)
             if candidate is None:
                 line.leave_out(lane)
                 continue
             queue.take(task)
-            if spec.options is not None:
-                self._flight.count(task)
-            self._grant(commands, spec.task_id, spec.capability, candidate)
+            self._grant(commands, spec, candidate)
             line.granted(lane)
             granted += 1
             if granted == COMMANDS_PER_ENTRY_MAX:
@@ -342,11 +342,10 @@ class Dispatcher:
         settings = self.ledger.settings
         task = lane.first(at_ms, settings.ageing_ms, settings.ageing_steps_max)[2]
         options = task.spec.options
-        if (
-            options is None
-            or options.fallback in ("", task.spec.capability)
-            or task.spec.task_id in self._flight.falling
-        ):
+        falling = self._flight.falling
+        if options is None or options.fallback in ("", task.spec.capability) or task.spec.task_id in falling:
+            return
+        if len(falling) >= COMMANDS_PER_ENTRY_MAX:
             return
         self._keep_out(task.spec.task_id)
         commands.append(FallBack(task.spec.task_id))
@@ -364,11 +363,13 @@ class Dispatcher:
         holder = None if options is None else self._nodes.holder(options.sticky)
         return self._placement.choose(nodes, ledger.settings.strategy, capability, options, holder)
 
-    def _grant(self, commands: list[Command], task_id: TaskId, capability: str, candidate: Candidate) -> None:
+    def _grant(self, commands: list[Command], spec: TaskSpec, candidate: Candidate) -> None:
         candidate.load += 1
         assert candidate.load <= candidate.slots, "a node is never granted more than its slots"
-        node_id = candidate.node_id
+        node_id, task_id, capability = candidate.node_id, spec.task_id, spec.capability
         self._flight.granting[task_id] = node_id
+        if spec.options is not None:
+            self._flight.count(task_id, spec.options, node_id)
         if self.ledger.breakers:
             breaker = self.ledger.breakers.get((node_id, capability))
             if breaker is not None and breaker.opened_at_ms:
@@ -419,27 +420,29 @@ class Dispatcher:
                 spec: TaskSpec = command.spec  # type: ignore[union-attr, assignment]  # As above.
                 if flight.unplaced:
                     flight.unplaced.pop(spec.task_id, None)
-                if spec.options is not None:
-                    self.deadlines.watch(spec.task_id)
             elif kind is FallBack or (kind is TimeOut and not command.token):  # type: ignore[union-attr]  # As above.
                 flight.fell(command.task_id)  # type: ignore[union-attr]  # As above.
                 self._put_back(command.task_id)  # type: ignore[union-attr]  # As above.
         if applied.nodes_changed:
             self.refresh()
+        for task in applied.awaited:
+            self.deadlines.awaited(task)
         alone_after = self.ledger.settings.alone_after_crashes
         orders: dict[NodeId, list[AttemptOrder]] = {}
         for task in applied.granted:
             if task.state == DISPATCHED and int(task.token) == applied.index:
                 orders.setdefault(task.node_id, []).append(task.attempt_order(alone_after))
                 if task.spec.options is not None:
-                    self.deadlines.watch(task.spec.task_id)
+                    self.deadlines.granted(task)
         return orders
 
     def _granted(self, command: GrantLease, outcome: int) -> None:
         holder = self._flight.settle(command.task_id)
         if outcome == DONE or holder is None:
             return
-        self.candidates[holder].load -= 1
+        candidate = self.candidates.get(holder)
+        if candidate is not None:  # It may have been removed from the mesh meanwhile.
+            candidate.load -= 1
         self._put_back(command.task_id)
 
     def _answered(self, command: CompleteTask | FailAttempt, outcome: int) -> None:
@@ -471,7 +474,9 @@ class Dispatcher:
         return verdicts, limits.words(ledger, spec, at_ms)
 
     def _breaker_word(self, node_id: NodeId, capability: str, at_ms: int) -> str:
-        breaker = self.ledger.breakers[node_id, capability]
+        breaker = self.ledger.breakers.get((node_id, capability))
+        if breaker is None:
+            return "half_open"  # It has been closed by hand, and the probe for it is on its way yet.
         return breakers.word(breaker, at_ms, self.ledger.settings.breaker_open_ms)
 
 
@@ -481,18 +486,3 @@ def _wanted(lane: Lane) -> str | Demand:
 
 def _priority(spec: TaskSpec) -> int:
     return spec.priority
-
-
-def _size(command: Command) -> int:
-    """About how many bytes a command takes in an entry."""
-    if type(command) is CompleteTask:
-        return len(command.result) + 64
-    if type(command) is SaveCheckpoint:
-        return len(command.state) + 64
-    if type(command) is FailAttempt:
-        return len(command.error) + len(command.detail) + 64
-    if type(command) is SetCron:
-        return len(command.spec.payload) + 256
-    if type(command) is RedriveTask:
-        return len(command.payload or b"") + 64
-    return 64

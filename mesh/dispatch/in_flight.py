@@ -3,7 +3,7 @@
 import msgspec
 
 from mesh.ids import FencingToken, NodeId, TaskId
-from mesh.ledger.task import Task
+from mesh.options import Options
 
 
 class Reporting(msgspec.Struct, frozen=True, gc=False):
@@ -28,8 +28,9 @@ class InFlight:
         no queue: a node that was chosen for one may not do for where it goes.
         """
         self._counted: dict[TaskId, tuple[str, ...]] = {}
-        """Concurrency and rate keys that a grant counts under."""
+        """Concurrency and rate keys that a grant counts under, and the word it sticks by."""
         self._keys: dict[str, int] = {}
+        self._sticking: dict[str, NodeId] = {}
         self._probes: dict[TaskId, tuple[NodeId, str]] = {}
         self.probing: dict[tuple[NodeId, str], int] = {}
         """Grants to a node whose breaker for the capability is half-open."""
@@ -53,17 +54,24 @@ class InFlight:
     def grant(self, task_id: TaskId, node_id: NodeId) -> None:
         self.granting[task_id] = node_id
 
-    def count(self, task: Task) -> None:
-        """A grant of this task is proposed: it counts under its keys."""
-        options = task.spec.options
-        if options is None or not (options.concurrency or options.rates):
+    def count(self, task_id: TaskId, options: Options, node_id: NodeId) -> None:
+        """A grant of such a task is proposed: it counts under its keys, each once."""
+        if not (options.concurrency or options.rates or options.sticky):
             return
-        keys = tuple(f"rate {rate.key}" for rate in options.rates)
+        keys = dict.fromkeys(f"rate {rate.key}" for rate in options.rates)
         if options.concurrency is not None:
-            keys += (f"concurrency {options.concurrency.key}",)
-        self._counted[task.spec.task_id] = keys
+            keys[f"concurrency {options.concurrency.key}"] = None
+        if options.sticky:
+            word = f"sticky {options.sticky}"
+            keys[word] = None
+            self._sticking[word] = node_id
+        self._counted[task_id] = tuple(keys)
         for key in keys:
             self._keys[key] = self._keys.get(key, 0) + 1
+
+    def holder(self, sticky: str) -> NodeId | None:
+        """To whom the latest task with this word is about to be granted."""
+        return self._sticking.get(f"sticky {sticky}") if self._sticking else None
 
     def under(self, kind: str, key: str) -> int:
         """Grants proposed under a key; `kind` is `rate` or `concurrency`."""
@@ -82,6 +90,7 @@ class InFlight:
                 self._keys[key] -= 1
                 if not self._keys[key]:
                     del self._keys[key]
+                    self._sticking.pop(key, None)
         if self._probes:
             probed = self._probes.pop(task_id, None)
             if probed is not None:

@@ -72,7 +72,13 @@ class Turns:
         self._now[key[0]] = max(mark, self._now.get(key[0], 0))
         self._marks[key] = mark + STRIDE // max(lane.weight_permille, 1)
         if len(self._marks) > MARKS_MAX:
-            self._marks = {known: at for known, at in self._marks.items() if at > self._now[known[0]]}
+            self._forget()
+
+    def _forget(self) -> None:
+        """Let go of marks that say nothing any more; and of those that are the least ahead, if too many are left."""
+        ahead = sorted((at - self._now[known[0]], known) for known, at in self._marks.items())
+        last = ahead[-MARKS_MAX // 2 :]
+        self._marks = {known: self._marks[known] for how_far, known in last if how_far > 0}
 
 
 class Line:
@@ -138,14 +144,18 @@ class Line:
     def granted(self, lane: Lane) -> None:
         """The task given out last was taken from the queue: the next of its lane stands in line, if it may."""
         self._turns.had_one(lane)
+        self.pass_over(lane)
+        if self._queue.lane(lane.key) is lane and self._is_open(lane):
+            heappush(self._places, self._place(lane))
+
+    def pass_over(self, lane: Lane) -> None:
+        """Nothing more of this lane for now."""
         places = self._places
         if places and places[0][4] is lane:
             heappop(places)
         else:
-            self._places = places = [place for place in places if place[4] is not lane]
-            heapify(places)
-        if self._queue.lane(lane.key) is lane and self._is_open(lane):
-            heappush(places, self._place(lane))
+            self._places = [place for place in places if place[4] is not lane]
+            heapify(self._places)
 
     def __iter__(self) -> Iterator[tuple[Lane, Task]]:
         while (turn := self.next()) is not None:

@@ -53,7 +53,8 @@ class Applied(msgspec.Struct):
 
     `outcomes` has one Outcome per command. `submitted` are ids of SubmitTask commands that a task now answers for (new
     or the same again), `conflicts` those it does not. `granted` were leased; `finished` have reached their end, dead
-    letters included. `settled` are (task, token) whose report the ledger has now answered, whatever the answer.
+    letters included. `awaited` are tasks with options that began to wait for their first attempt, be it after a redrive
+    or for their fallback. `settled` are (task, token) whose report the ledger has now answered, whatever the answer.
     """
 
     index: LogIndex
@@ -63,6 +64,7 @@ class Applied(msgspec.Struct):
     conflicts: list[TaskId] = []
     turned_down: list[TaskId] = []
     granted: list[Task] = []
+    awaited: list[Task] = []
     finished: list[Task] = []
     ended: list[EndedLease] = []
     settled: list[tuple[TaskId, FencingToken]] = []

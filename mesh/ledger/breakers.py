@@ -5,9 +5,10 @@
     half-open  `breaker_successes` probes went well   -> closed
     half-open  a probe failed                         -> open
 
-Half-open lets one attempt through at a time. All of it is decided while entries are applied, by the time in the log, so
-a change of leader neither opens nor closes one, and no second probe is sent. Releases, cancellations and lost nodes say
-nothing about a capability and count for nothing.
+Half-open lets one attempt through at a time. What began before a breaker opened is no probe: however it ends, it
+neither closes the breaker nor opens it again. All of it is decided while entries are applied, by the time in the log,
+so a change of leader neither opens nor closes one, and no second probe is sent. Releases, cancellations and lost nodes
+say nothing about a capability and count for nothing.
 """
 
 from mesh.ids import NodeId
@@ -42,12 +43,15 @@ def granted(table: Table, task: Task) -> None:
         table.happened(Kind.BREAKER_PROBED, task, task.node_id, task.spec.capability)
 
 
-def went_well(table: Table, node_id: NodeId, capability: str) -> None:
-    """An attempt completed."""
+def went_well(table: Table, task: Task) -> None:
+    """The attempt under the task's latest lease completed."""
+    node_id, capability = task.node_id, task.spec.capability
     breaker = table.breakers.get((node_id, capability))
     if breaker is None:
         return
     if breaker.opened_at_ms:
+        if not _is_probe(breaker, task):
+            return
         breaker.successes += 1
         if breaker.successes < table.settings.breaker_successes:
             return
@@ -55,25 +59,28 @@ def went_well(table: Table, node_id: NodeId, capability: str) -> None:
     del table.breakers[node_id, capability]
 
 
-def went_wrong(table: Table, node_id: NodeId, capability: str) -> None:
-    """An attempt failed."""
+def went_wrong(table: Table, task: Task) -> None:
+    """The attempt under the task's latest lease failed."""
     failures_max = table.settings.breaker_failures
     if not failures_max:
         return
+    node_id, capability = task.node_id, task.spec.capability
     breaker = table.breakers.get((node_id, capability))
     if breaker is None:
         if len(table.breakers) >= BREAKERS_MAX:
             return
         breaker = table.breakers[node_id, capability] = Breaker(node_id, capability)
-    breaker.failures += 1
-    at_ms = table.now.at_ms
-    if breaker.opened_at_ms:
-        if at_ms < breaker.opened_at_ms + table.settings.breaker_open_ms:
-            return  # Begun before it opened.
-    elif breaker.failures < failures_max:
+    if breaker.opened_at_ms and not _is_probe(breaker, task):
         return
-    breaker.opened_at_ms, breaker.successes = at_ms, 0
+    breaker.failures += 1
+    if not breaker.opened_at_ms and breaker.failures < failures_max:
+        return
+    breaker.opened_at_ms, breaker.successes = table.now.at_ms, 0
     table.happened(Kind.BREAKER_OPENED, None, node_id, f"{capability}: {breaker.failures} failures")
+
+
+def _is_probe(breaker: Breaker, task: Task) -> bool:
+    return breaker.probe_id == task.spec.task_id and breaker.probe_token == task.token
 
 
 def forget_node(table: Table, node_id: NodeId) -> None:

@@ -31,7 +31,7 @@ def complete(table: Table, command: CompleteTask, position: int) -> int:
         task.attempts += 1
     table.end_lease(task)
     if table.breakers and task.node_id:
-        breakers.went_well(table, task.node_id, task.spec.capability)
+        breakers.went_well(table, task)
     if task.lost_by:
         task.node_id, task.lost_by = task.lost_by, type(task.lost_by)("")
     table.queue.remove(task)
@@ -55,7 +55,7 @@ def fail(table: Table, command: FailAttempt, position: int) -> int:
     table.happened(_FAILED, task, task.node_id, command.error)
     if table.level:
         note_fault(table, task, command.error, command.detail)
-        breakers.went_wrong(table, task.node_id, task.spec.capability)
+        breakers.went_wrong(table, task)
         if command.failure == Failure.CRASH and crashed(table, task, command.error):
             return DONE
     try_again(table, task, command.error, command.jitter_permille, is_final=command.final)

@@ -7,7 +7,6 @@ replicas need to know no calendar.
 
 from typing import Final
 
-from mesh.config import COMMANDS_PER_ENTRY_MAX
 from mesh.ids import TaskId
 from mesh.ledger import submission
 from mesh.ledger.applied import ALREADY, DONE, REFUSED, UNKNOWN
@@ -24,8 +23,6 @@ CRONS_MAX: Final = 1_000
 CRON_NAME_CHARS_MAX: Final = 180
 """With the time behind it, a name makes a task id."""
 DELAY_MS_MAX: Final = DAY_MS
-_AFTER_COMMANDS: Final = COMMANDS_PER_ENTRY_MAX
-"""The first position in an entry that no command has."""
 
 
 def set_cron(table: Table, command: SetCron, position: int) -> int:
@@ -99,18 +96,25 @@ def fire_cron(table: Table, command: FireCron, position: int) -> int:
     return DONE
 
 
-def last_ended(table: Table, task: Task) -> None:
-    """A task has ended, as a dead letter or for good. If a firing of its schedule waits for that, it happens now."""
+def last_ended(table: Table, task: Task, position: int) -> bool:
+    """A task has ended, as a dead letter or for good. If a firing of its schedule waits for that, it happens now.
+
+    Args:
+        position: of what is submitted: behind the last command of the entry, so that tasks differ in their places.
+
+    Returns:
+        Whether the position has been taken.
+    """
     task_id = task.spec.task_id
     cron = table.crons.get(task_id.rpartition("@")[0])
     if cron is None or not cron.waits_ms or cron.last_task != task_id:
-        return
+        return False
     due_ms, cron.waits_ms = cron.waits_ms, 0
     waiting = _task(cron, due_ms, 0)
-    if table.is_same(waiting) is None:
-        # Tasks of one entry must differ in their place in line: what it has submitted so far is counted, from behind
-        # the place of its last command. A schedule has one last task, so places run to 2 x 512 + CRONS_MAX.
-        _submit(table, cron, waiting, due_ms, _AFTER_COMMANDS + len(table.fresh))
+    if table.is_same(waiting) is not None:
+        return False
+    _submit(table, cron, waiting, due_ms, position)
+    return True
 
 
 def _may_fire(table: Table, cron: Cron, command: FireCron) -> bool:

@@ -25,6 +25,7 @@ def redrive(table: Table, command: RedriveTask, position: int) -> int:
     if state is None:
         return REFUSED
     task.attempts = task.crashes = 0
+    task.awaited_ms = table.now.at_ms
     task.finished_at_ms = 0
     if command.payload is not None:
         table.live_bytes += len(command.payload) - len(task.spec.payload)
@@ -34,7 +35,8 @@ def redrive(table: Table, command: RedriveTask, position: int) -> int:
     table.happened(_REDRIVEN, task)
     requeue(table, task, state)
     if task.spec.options is not None:
-        table.treated.add(task, task.spec.options)  # As what it is now: a dead letter counts under no key.
+        table.treated.moved_back(task, task.spec.options)
+        table.now.awaited.append(task)
     return DONE
 
 

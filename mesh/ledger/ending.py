@@ -83,8 +83,10 @@ def fall_back(table: Table, task: Task, capability: str, why: str) -> None:
     task.redirect(capability=capability)
     task.primary_error = why
     task.attempts = task.crashes = 0
+    task.awaited_ms = table.now.at_ms
     table.happened(Kind.TASK_FELL_BACK, task, task.node_id, f"to {capability}: {why}")
     requeue(table, task, FALL_BACK[task.state])
+    table.now.awaited.append(task)
 
 
 def bury(table: Table, task: Task, reason: str) -> None:

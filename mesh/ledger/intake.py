@@ -28,7 +28,8 @@ class Intake:
         self.finished_order: deque[TaskId] = deque()
         self._numbers: deque[int] = deque()
         """Of `finished_order`, one each."""
-        self._is_in_order = True
+        self._is_settled = True
+        """Those are in order, and each id is there once."""
 
     def add(self, live: Iterable[Task]) -> None:
         """Live tasks and dead letters. They are ours from here on."""
@@ -37,8 +38,8 @@ class Intake:
             task_id = task.spec.task_id
             if task_id in tasks:
                 self._remove(task_id)
-            elif task_id in self.finished:
-                self._take_out(task_id)  # Its id has been taken again since that page was made.
+            elif self.finished.pop(task_id, None) is not None:
+                self._is_settled = False  # Its id has been taken again since.
             tasks[task_id] = task
             state = task.state
             task.ticket = 0
@@ -51,16 +52,13 @@ class Intake:
                 self.leases.setdefault(task.node_id, {})[task_id] = task
 
     def add_finished(self, number: int, task_id: TaskId, fingerprint: int) -> None:
-        """One that has left the table, as the `number`-th."""
+        """One that has left the table, as the `number`-th; an empty id if that one's has been taken again since."""
+        if not task_id:
+            return
         if task_id in self.tasks:
             self._remove(task_id)
-        known = self.finished.get(task_id)
-        if known == fingerprint:
-            return
-        if known is not None:
-            self._take_out(task_id)
-        if self._numbers and number < self._numbers[-1]:
-            self._is_in_order = False
+        if task_id in self.finished or (self._numbers and number < self._numbers[-1]):
+            self._is_settled = False
         self.finished[task_id] = fingerprint
         self.finished_order.append(task_id)
         self._numbers.append(number)
@@ -100,18 +98,21 @@ class Intake:
                 self.treated.lease_ended(options)
             self.treated.remove(task, options)
 
-    def _take_out(self, task_id: TaskId) -> None:
-        place = self.finished_order.index(task_id)
-        del self.finished[task_id], self.finished_order[place], self._numbers[place]
-
     def _settle(self) -> None:
-        """Put finished tasks in the order they finished. They come in that order, but nothing rests on it."""
-        if not self._is_in_order:
-            pairs = sorted(zip(self._numbers, self.finished_order, strict=True))
+        """Put finished tasks in the order they finished, each once, as it finished last. They come so, but nothing
+        rests on it.
+        """
+        if not self._is_settled:
+            last = dict(sorted(zip(self.finished_order, self._numbers, strict=True), key=_number))
+            pairs = sorted(((number, task_id) for task_id, number in last.items() if task_id in self.finished))
             self._numbers = deque(number for number, _ in pairs)
             self.finished_order = deque(task_id for _, task_id in pairs)
             self.finished = {task_id: self.finished[task_id] for task_id in self.finished_order}
-            self._is_in_order = True
+            self._is_settled = True
+
+
+def _number(pair: tuple[TaskId, int]) -> int:
+    return pair[1]
 
 
 def whole(live: Iterable[Task], finished: Sequence[tuple[TaskId, int]], finished_last: int) -> Intake:

@@ -10,7 +10,7 @@ from mesh.ledger.applied import ALREADY, DONE, FENCED, REFUSED, UNKNOWN, KeptChe
 from mesh.ledger.commands import BY_HAND, GrantLease, ReleaseLease, SaveCheckpoint, StartTask
 from mesh.ledger.lease import leased, requeue, take_back
 from mesh.ledger.table import Table
-from mesh.ledger.task import RUNNING, Kind, Task
+from mesh.ledger.task import BEGUN, RUNNING, Kind, Task
 from mesh.ledger.transitions import GRANT, RELEASE, START
 
 _DISPATCHED = int(Kind.TASK_DISPATCHED)
@@ -110,6 +110,7 @@ def give_back(table: Table, task: Task, reason: str) -> None:
     """End a lease without a charge: the task waits again."""
     if task.state == RUNNING:
         task.attempts -= 1
+        task.awaited_ms = BEGUN
     take_back(table, task)
     table.happened(_RELEASED, task, task.node_id, reason)
     requeue(table, task, RELEASE[task.state])

@@ -102,8 +102,9 @@ class Ledger(Table):
         if self.crons and now.finished:
             # What is submitted may drive out others, which end in turn. Each schedule does so once: no firing is made
             # to wait here.
+            position = len(batch.commands)
             for task in now.finished:
-                crons.last_ended(self, task)
+                position += crons.last_ended(self, task, position)
         if self.fresh:
             self._queue_fresh()
         if now.events:

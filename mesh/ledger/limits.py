@@ -28,7 +28,10 @@ def rate_free_at_ms(table: Table, rate: Rate, at_ms: int, more: int = 0) -> int:
         return at_ms + rate.per_ms
     window = table.rates.get(rate.key)
     if window is not None:
-        return at_ms if len(window.times) < room else window.times[-room] + rate.per_ms
+        if len(window.times) >= room:
+            return window.times[-room] + rate.per_ms
+        # Where all so far asked for less, less was kept: how many there were before is not known.
+        return window.forgotten_ms + rate.per_ms if window.forgotten_ms else at_ms
     has_room = len(table.rates) < RATE_KEYS_MAX or any(_is_over(known, at_ms) for known in table.rates.values())
     return at_ms if has_room else at_ms + rate.per_ms
 
@@ -45,8 +48,8 @@ def granted(table: Table, task: Task, options: Options) -> None:
     at_ms = table.now.at_ms
     table.treated.lease_began(options)
     task.granted_at_ms = task.progress_at_ms = at_ms
-    for rate in options.rates:
-        _count(table, rate, at_ms)
+    for place, rate in enumerate(options.rates):
+        _count(table, rate, at_ms, is_first=all(rate.key != other.key for other in options.rates[:place]))
     if options.sticky:
         sticky = table.sticky
         sticky.pop(options.sticky, None)
@@ -55,9 +58,9 @@ def granted(table: Table, task: Task, options: Options) -> None:
             del sticky[next(iter(sticky))]
 
 
-def _count(table: Table, rate: Rate, at_ms: int) -> None:
-    """Remember a grant as long as anything depends on it. Tasks may name the same key with different limits: as much
-    is kept as the widest of them needs.
+def _count(table: Table, rate: Rate, at_ms: int, *, is_first: bool) -> None:
+    """Remember a grant as long as anything depends on it. Tasks may name the same key with different limits, and one
+    may do so twice: as much is kept as the widest of them needs, and each grant once.
     """
     window = table.rates.get(rate.key)
     if window is None:
@@ -66,9 +69,10 @@ def _count(table: Table, rate: Rate, at_ms: int) -> None:
                 del table.rates[key]
         window = table.rates[rate.key] = Window(0, 0, [])
     window.limit, window.per_ms = max(window.limit, rate.limit), max(window.per_ms, rate.per_ms)
-    window.times.append(at_ms)
+    if is_first:
+        window.times.append(at_ms)
     if len(window.times) > window.limit:
-        del window.times[0]
+        window.forgotten_ms = window.times.pop(0)
 
 
 def _is_over(window: Window, at_ms: int) -> bool:

@@ -81,8 +81,8 @@ class Lane:
         return task
 
 
-LaneKey = str | tuple[Demand, str, int, Concurrency | None, tuple[Rate, ...]]
-"""A capability; or demand, fairness key and weight, concurrency and rates, where a task has any of these."""
+LaneKey = str | tuple[Demand, str, int, str, Concurrency | None, tuple[Rate, ...]]
+"""A capability; or demand, fairness key and weight, fallback, concurrency and rates, where a task has any of these."""
 
 
 def demand(capability: str, options: Options) -> Demand:
@@ -98,6 +98,7 @@ def lane_key(spec: TaskSpec) -> LaneKey:
         options.concurrency is not None
         or options.rates
         or options.fairness
+        or options.fallback
         or options.require
         or options.avoid
         or options.version
@@ -105,7 +106,7 @@ def lane_key(spec: TaskSpec) -> LaneKey:
     ):
         return spec.capability
     wanted = demand(spec.capability, options)
-    return wanted, options.fairness, options.weight_permille, options.concurrency, options.rates
+    return wanted, options.fairness, options.weight_permille, options.fallback, options.concurrency, options.rates
 
 
 class Queue:

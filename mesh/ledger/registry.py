@@ -26,11 +26,14 @@ class Pause(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Window(msgspec.Struct, array_like=True):
-    """The latest grants under a rate's key, oldest first: as many as its widest limit, which spans `per_ms`."""
+    """The latest grants under a rate's key, oldest first: as many as its widest limit, which spans `per_ms`. The last
+    of those that are not kept was at `forgotten_ms`.
+    """
 
     limit: int
     per_ms: int
     times: list[int]
+    forgotten_ms: int = 0
 
 
 class Breaker(msgspec.Struct, array_like=True):

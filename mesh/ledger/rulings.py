@@ -74,13 +74,13 @@ def reprioritize(table: Table, command: Reprioritize, position: int) -> int:
     before = task.spec.priority
     if before == command.priority:
         return ALREADY
-    is_waiting = task.state <= SCHEDULED
-    if is_waiting:
+    is_in_line = task.ticket != 0  # The leader has taken out those that it is about to grant.
+    if is_in_line:
         table.queue.remove(task)
     task.spec = msgspec.structs.replace(task.spec, priority=command.priority)
     table.changed[command.task_id] = task
     table.happened(Kind.TASK_REPRIORITIZED, task, detail=f"from {before} to {command.priority}")
-    if is_waiting:
+    if is_in_line:
         table.queue.push(task)
     return DONE
 

@@ -46,8 +46,9 @@ def submit(table: Table, command: SubmitTask, position: int) -> int:
         now.submitted.append(task_id)
         if options is not None:
             table.treated.add(task, options)
+            now.awaited.append(task)
             if crowd is not None:
-                _make_room(table, task, crowd, options)
+                _make_room(table, task, options)
         return DONE
     if is_same:
         now.submitted.append(task_id)
@@ -65,12 +66,12 @@ def _crowd(table: Table, options: Options) -> dict[TaskId, Task] | None:
     return crowd if crowd is not None and len(crowd) >= concurrency.limit else None
 
 
-def _make_room(table: Table, task: Task, crowd: dict[TaskId, Task], options: Options) -> None:
+def _make_room(table: Table, task: Task, options: Options) -> None:
     assert options.concurrency is not None, "there is a crowd"
     if options.concurrency.when_full == WhenFull.CANCEL_NEWEST:
         leaves = task
     else:
-        leaves = min(crowd.values(), key=_order)  # Where a table was loaded, they lie in the order they came in there.
+        leaves = table.treated.oldest(options.concurrency.key)
     end_as_cancelled(table, leaves, f"concurrency key {options.concurrency.key!r} is full")
 
 
@@ -86,7 +87,3 @@ def _forget(table: Table, task_id: TaskId) -> None:
     """A task that has ended makes way for another of its id."""
     del table.finished[task_id]
     table.finished_order[table.finished_order.index(task_id)] = TaskId("")
-
-
-def _order(task: Task) -> int:
-    return task.order

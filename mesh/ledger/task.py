@@ -121,13 +121,18 @@ FAULTS_MAX: Final = 5
 FAULT_DETAIL_CHARS_MAX: Final = 4_000
 
 
+BEGUN: Final = -1
+
+
 class Task(msgspec.Struct, array_like=True, gc=False):
     """One task.
 
     `order` is its place in the queue: log index x 4,096 + position in the batch. `attempts` counts those charged, which
     happens when user code starts. `token` is that of the latest grant, 0 before the first. `lost_by` is the node whose
     failure ended the latest lease. `ticket` is the local queue's own mark (see queue.py), 0 while the task is in no
-    queue; it differs from node to node, and is rebuilt, never trusted, after a restart.
+    queue; it differs from node to node, and is rebuilt, never trusted, after a restart. `awaited_ms` is since when an
+    attempt is awaited, if that is not the submit: a redrive, a fall back. It is BEGUN once one began that was not
+    charged in the end.
     """
 
     spec: TaskSpec
@@ -154,6 +159,7 @@ class Task(msgspec.Struct, array_like=True, gc=False):
     crashes: int = 0
     primary_error: str = ""
     faults: list[Fault] | None = None
+    awaited_ms: int = 0
 
     @property
     def task_id(self) -> TaskId:

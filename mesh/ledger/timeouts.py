@@ -19,7 +19,8 @@ from mesh.ledger.ending import (
 )
 from mesh.ledger.lease import leased, take_back
 from mesh.ledger.table import Table
-from mesh.ledger.task import DISPATCHED, RUNNING, SCHEDULED, Kind, Task
+from mesh.ledger.task import BEGUN, DISPATCHED, RUNNING, SCHEDULED, Kind, Task
+from mesh.options import Options
 
 
 def time_out(table: Table, command: TimeOut, position: int) -> int:
@@ -37,7 +38,7 @@ def time_out(table: Table, command: TimeOut, position: int) -> int:
     elif command.limit == Limit.EXPIRY:
         end_as_cancelled(table, task, f"{EXPIRED}: it had not begun in time")
     else:
-        waited_ms = table.now.at_ms - max(task.submitted_at_ms, task.spec.not_before_ms)
+        waited_ms = table.now.at_ms - _awaited_since_ms(task)
         task.error = f"{UNSCHEDULABLE}: no attempt began within {waited_ms} ms"
         table.happened(Kind.TASK_TIMED_OUT, task, detail=task.error)
         give_up(table, task, task.error)
@@ -53,13 +54,24 @@ def due_at_ms(task: Task, limit: int) -> int | None:
         span_ms = options.run_timeout_ms if limit == Limit.RUN else options.progress_timeout_ms
         since_ms = task.granted_at_ms if limit == Limit.RUN else task.progress_at_ms
         return since_ms + span_ms if span_ms and task.state in (DISPATCHED, RUNNING) else None
-    if task.state > SCHEDULED or task.attempts:
+    return begin_by_ms(task, options, limit) if task.state <= SCHEDULED else None
+
+
+def begin_by_ms(task: Task, options: Options, limit: int) -> int | None:
+    """By when an attempt has to begin, wherever the task stands now; None if one has begun, or that is not limited.
+
+    An attempt that was not charged in the end has begun as well, and so has one of the capability that the task has
+    fallen back from: with that, it cannot expire any more. For an attempt of its fallback it waits anew.
+    """
+    if task.attempts or task.awaited_ms == BEGUN:
         return None
     if limit == Limit.EXPIRY:
-        return options.expires_at_ms or None
-    if not options.schedule_timeout_ms:
-        return None
-    return max(task.submitted_at_ms, task.spec.not_before_ms) + options.schedule_timeout_ms
+        return options.expires_at_ms or None if task.faults is None else None
+    return _awaited_since_ms(task) + options.schedule_timeout_ms if options.schedule_timeout_ms else None
+
+
+def _awaited_since_ms(task: Task) -> int:
+    return max(task.submitted_at_ms, task.spec.not_before_ms, task.awaited_ms)
 
 
 def _stop(table: Table, task: Task, command: TimeOut) -> None:
@@ -75,5 +87,5 @@ def _stop(table: Table, task: Task, command: TimeOut) -> None:
     task.error, task.detail = error, ""
     note_fault(table, task, error, "")
     table.happened(Kind.TASK_TIMED_OUT, task, task.node_id, error)
-    breakers.went_wrong(table, task.node_id, task.spec.capability)
+    breakers.went_wrong(table, task)
     try_again(table, task, error, command.jitter_permille, is_final=False)

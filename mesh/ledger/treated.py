@@ -15,7 +15,9 @@ class Treated:
         self.limited: dict[TaskId, Task] = {}
         """Those with a limit of time."""
         self.under: dict[str, dict[TaskId, Task]] = {}
-        """By concurrency key, in the order they came in; dead letters are not among them."""
+        """By concurrency key; dead letters are not among them. See `oldest`."""
+        self._mixed: set[str] = set()
+        """Keys whose tasks do not stand in the order they came in: rows of a table are added by their ids."""
         self.holding: dict[str, int] = {}
         """By concurrency key: how many of them hold a lease."""
         self.children: dict[TaskId, dict[TaskId, Task]] = {}
@@ -27,7 +29,7 @@ class Treated:
         if has_limit(options):
             self.limited[task_id] = task
         if options.concurrency is not None and task.state != DEAD:
-            self.under.setdefault(options.concurrency.key, {})[task_id] = task
+            self._add_under(options.concurrency.key, task)
             if task.state in (DISPATCHED, RUNNING):
                 self.lease_began(options)
         if options.parent:
@@ -41,6 +43,28 @@ class Treated:
         if not is_dead:
             self.limited.pop(task_id, None)
             _take(self.children, options.parent, task_id)
+
+    def moved_back(self, task: Task, options: Options) -> None:
+        """A task has been given a place at the end of the line."""
+        if options.concurrency is not None:
+            key = options.concurrency.key
+            _take(self.under, key, task.spec.task_id)
+            self._add_under(key, task)
+
+    def oldest(self, key: str) -> Task:
+        """Of the tasks under a concurrency key, of which there are some, the one that came first: by its place in line,
+        which is the same on every node.
+        """
+        if key in self._mixed:
+            self._mixed.remove(key)
+            self.under[key] = dict(sorted(self.under[key].items(), key=_place))
+        return next(iter(self.under[key].values()))
+
+    def _add_under(self, key: str, task: Task) -> None:
+        under = self.under.setdefault(key, {})
+        if under and next(reversed(under.values())).order > task.order:
+            self._mixed.add(key)
+        under[task.spec.task_id] = task
 
     def lease_began(self, options: Options) -> None:
         if options.concurrency is not None:
@@ -62,6 +86,10 @@ def has_limit(options: Options) -> bool:
     return bool(
         options.schedule_timeout_ms or options.run_timeout_ms or options.progress_timeout_ms or options.expires_at_ms
     )
+
+
+def _place(item: tuple[TaskId, Task]) -> int:
+    return item[1].order
 
 
 def _take(index: dict[str, dict[TaskId, Task]] | dict[TaskId, dict[TaskId, Task]], key: str, task_id: TaskId) -> None:

@@ -10,6 +10,7 @@ import msgspec
 
 from mesh import documents
 from mesh.dispatch.candidates import Candidates
+from mesh.dispatch.in_flight import InFlight
 from mesh.dispatch.placement import Candidate
 from mesh.gossip.members import Health
 from mesh.ids import NodeId
@@ -46,7 +47,7 @@ def _candidates(node: Node) -> dict[NodeId, Candidate]:
     if dispatcher.in_office:
         dispatcher.refresh()
         return dispatcher.candidates
-    seen = Candidates(ledger, node.detector)
+    seen = Candidates(ledger, node.detector, InFlight())
     seen.refresh({}, lambda node_id: len(ledger.holder_leases(node_id)))
     return seen.all
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from random import Random
 from typing import TypeAlias
 
-from mesh.durable import Entry, HardState, LedgerMark, Member, Recovered, TaskRow
+from mesh.durable import Entry, HardState, LedgerMark, Member, Recovered, TaskRow, without_gaps
 from mesh.effects import InstallSnapshot, Persist, ReadSnapshot, StageSnapshot, TrimLog, WriteLedger
 from mesh.events import Durable, Event, LedgerWritten, SnapshotInstalled, SnapshotStaged
 from mesh.ids import LogIndex, TaskId, Term
@@ -306,7 +306,7 @@ class Disk:
             before_term=log.before_term,
             mark=mark,
             live=live,
-            finished=[(row.task_id, row.fingerprint) for row in done],
+            finished=without_gaps((row.task_id, row.finished, row.fingerprint) for row in done),
             finished_last=done[-1].finished if done else 0,
         )
 

@@ -65,6 +65,12 @@ class ModelTask(msgspec.Struct):
     granted_ms: int = 0
     progress_ms: int = 0
     priority: int = 5
+    awaited_ms: int = 0
+    """When it was redriven or fell back."""
+    has_begun: bool = False
+    """Since then; nothing was charged for it in the end."""
+    has_failed: bool = False
+    """Some attempt, ever."""
     task_id: TaskId = TaskId("")
     place: tuple[int, int] = (0, 0)
     ended_ms: int = 0
@@ -275,7 +281,7 @@ class Model:
         if task.state in WAITING:
             self.coverage.add("late completion accepted")
         self.completions[command.task_id] = command.token
-        if task.node_id and self.limits.went_well(NodeId(task.node_id), task.capability):
+        if task.node_id and self.limits.went_well(NodeId(task.node_id), task.capability, (task.task_id, task.token)):
             self.coverage.add("breaker closed")
         self.end(task, COMPLETED)
         return DONE
@@ -300,7 +306,9 @@ class Model:
 
     def went_wrong(self, task: ModelTask) -> None:
         """An attempt failed, by the word of its holder or because it took too long."""
-        if self.limits.went_wrong(NodeId(task.node_id), task.capability, self.at_ms, self.index):
+        task.has_failed = True
+        lease = task.task_id, task.token
+        if self.limits.went_wrong(NodeId(task.node_id), task.capability, lease, self.at_ms, self.index):
             self.coverage.add("breaker opened")
 
     def try_again(self, task: ModelTask, error: str, jitter_permille: int, *, is_final: bool) -> None:
@@ -325,6 +333,7 @@ class Model:
             self.coverage.add("task dead")
             return
         task.capability, task.attempts, task.crashes = fallback, 0, 0
+        task.awaited_ms, task.has_begun = self.at_ms, False
         self.by_itself.append((Call.FALL_BACK, task.task_id))
         self.wait_again(task, PENDING)
         self.coverage.add("task fell back")
@@ -333,11 +342,15 @@ class Model:
         task = self._leased(command.task_id, command.token)
         if task is None:
             return FENCED
-        if task.state == RUNNING:
-            task.attempts -= 1
-        self.wait_again(task, PENDING)
+        self.give_back(task)
         self.coverage.add("lease released")
         return DONE
+
+    def give_back(self, task: ModelTask) -> None:
+        if task.state == RUNNING:
+            task.attempts -= 1
+            task.has_begun = True
+        self.wait_again(task, PENDING)
 
     def _cancel(self, command: commands.CancelTask) -> int:
         task = self.tasks.get(command.task_id)
@@ -361,6 +374,7 @@ class Model:
         self.ordered.append((Call.REDRIVE, command.task_id))
         self.wait_again(task, PENDING)
         task.attempts = task.token = task.crashes = 0
+        task.awaited_ms, task.has_begun = self.at_ms, False
         task.place = self.index, self._position
         if command.payload is not None:
             task.payload = command.payload

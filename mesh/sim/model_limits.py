@@ -80,8 +80,8 @@ class ModelLimits:
         if breaker is not None and is_probe:
             breaker.probe = task_id, token
         if options is not None:
-            for rate in options.rates:
-                self.granted_ms.setdefault(rate.key, []).append(at_ms)
+            for key in dict.fromkeys(rate.key for rate in options.rates):
+                self.granted_ms.setdefault(key, []).append(at_ms)
             if options.concurrency is not None:
                 self.held.setdefault(options.concurrency.key, {})[task_id] = None
         return is_probe
@@ -90,10 +90,10 @@ class ModelLimits:
         if options is not None and options.concurrency is not None:
             self.held[options.concurrency.key].pop(task_id, None)
 
-    def went_well(self, node_id: NodeId, capability: str) -> bool:
+    def went_well(self, node_id: NodeId, capability: str, lease: tuple[TaskId, int]) -> bool:
         """True if that closed a breaker which was open."""
         breaker = self.breakers.get((node_id, capability))
-        if breaker is None:
+        if breaker is None or (breaker.opened_ms and breaker.probe != lease):
             return False
         breaker.successes += 1
         is_over = not breaker.opened_ms or breaker.successes >= self.settings["breaker_successes"]
@@ -101,14 +101,14 @@ class ModelLimits:
             del self.breakers[node_id, capability]
         return is_over and breaker.opened_ms > 0
 
-    def went_wrong(self, node_id: NodeId, capability: str, at_ms: int, index: int) -> bool:
+    def went_wrong(self, node_id: NodeId, capability: str, lease: tuple[TaskId, int], at_ms: int, index: int) -> bool:
         """True if that opened a breaker, or opened it again."""
         if not self.level or not self.settings["breaker_failures"]:
             return False
         breaker = self.breakers.setdefault((node_id, capability), ModelBreaker())
         breaker.failures += 1
         if breaker.opened_ms:
-            opens = at_ms >= breaker.opened_ms + self.settings["breaker_open_ms"]
+            opens = breaker.probe == lease
         else:
             opens = breaker.failures >= self.settings["breaker_failures"]
         if opens:

@@ -68,9 +68,7 @@ def leave(model: Model, command: commands.LeaveNode) -> int:
         if task.node_id == command.node_id and task.state in LEASED:
             model.touch(task_id)
             given_back += 1
-            if task.state == RUNNING:
-                task.attempts -= 1
-            model.wait_again(task, PENDING)
+            model.give_back(task)
     model.coverage.add("left with tasks running" if given_back else "left with nothing to do")
     return DONE
 
@@ -97,11 +95,12 @@ def lose(model: Model, node_id: NodeId) -> None:
         model.touch(task_id)
         policy = LossPolicy.RERUN if task.options is None else task.options.on_loss
         if task.state == RUNNING and policy == LossPolicy.HOLD:
+            task.has_failed = True
             model.wait_again(task, PAUSED)
             model.coverage.add("task held")
             continue
         if task.state == RUNNING and (policy == LossPolicy.DEAD_LETTER or task.attempts >= task.attempts_max):
-            task.reason = "node_lost"
+            task.reason, task.has_failed = "node_lost", True
             model.give_up(task)
             continue
         model.wait_again(task, PENDING)

@@ -44,15 +44,15 @@ def time_out(model: Model, command: commands.TimeOut) -> int:
         model.went_wrong(task)
         model.try_again(task, "timeout_", command.jitter_permille, is_final=False)
         return DONE
-    if task.state not in WAITING or task.attempts:
+    if task.state not in WAITING or task.attempts or task.has_begun:
         return REFUSED
     if command.limit == commands.Limit.EXPIRY:
-        if not 0 < options.expires_at_ms <= model.at_ms:
+        if task.has_failed or not 0 < options.expires_at_ms <= model.at_ms:
             return REFUSED
         model.coverage.add("task expired")
         model.call_off(command.task_id)
         return DONE
-    since_ms = max(task.submitted_ms, model.first_due_ms.get(command.task_id, 0))
+    since_ms = max(task.submitted_ms, model.first_due_ms.get(command.task_id, 0), task.awaited_ms)
     if not options.schedule_timeout_ms or since_ms + options.schedule_timeout_ms > model.at_ms:
         return REFUSED
     model.coverage.add("task not scheduled in time")

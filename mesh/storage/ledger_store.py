@@ -14,7 +14,7 @@ from zlib import crc32
 import msgspec
 
 from mesh.config import FINISHED_MAX
-from mesh.durable import LedgerMark, LedgerWrite, TaskRow
+from mesh.durable import LedgerMark, LedgerWrite, TaskRow, without_gaps
 from mesh.ids import TaskId
 from mesh.storage.checksums import finished_crc, task_crcs, values_crc
 from mesh.storage.database import connect, ensure_tables, refuse_lost_commits, sync_directory
@@ -178,17 +178,17 @@ class LedgerStore:
         rows = self._db.execute(
             "SELECT task_id, finished, fingerprint, key_crc FROM tasks WHERE finished > 0 ORDER BY finished"
         ).fetchall()
-        finished: list[tuple[TaskId, int]] = []
+        finished: list[tuple[TaskId, int, int]] = []
         for task_id, number, signed, crc in rows:
             fingerprint = signed if signed >= 0 else signed + 2 * _SIGNED
             if finished_crc(task_id, number, fingerprint) != crc:
                 raise StoreDamaged(f"{self.path} is damaged: task {task_id} is not as it was written.")
-            finished.append((task_id, fingerprint))
+            finished.append((task_id, number, fingerprint))
         if Totals(len(live) + len(rows), key_sum + sum(row[3] for row in rows)) != self._totals:
             raise StoreDamaged(
                 f"{self.path} is damaged: {len(live) + len(rows)} tasks of {self._totals.rows} are there."
             )
-        return TableContents(self._mark, live, finished[-FINISHED_MAX:], rows[-1][1] if rows else 0)
+        return TableContents(self._mark, live, without_gaps(finished)[-FINISHED_MAX:], rows[-1][1] if rows else 0)
 
     def _put(self, rows: Sequence[TaskRow], events: Sequence[tuple[int, bytes]], changed: int) -> None:
         for some in _slices({row.task_id: row for row in rows}.values(), ROWS_PER_STATEMENT):

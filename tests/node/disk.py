@@ -6,7 +6,7 @@ follow each other, a log trimmed beyond what the table covers.
 
 from dataclasses import dataclass, field
 
-from mesh.durable import Entry, HardState, LedgerMark, LedgerWrite, Recovered, TaskRow
+from mesh.durable import Entry, HardState, LedgerMark, LedgerWrite, Recovered, TaskRow, without_gaps
 from mesh.effects import (
     InstallSnapshot,
     LoadHistory,
@@ -108,7 +108,7 @@ class Disk:
         if mark is not None and self._term_at(mark.applied_index) != mark.applied_term:
             self._restart_after(mark)
         rows = sorted(self.table.rows.values(), key=lambda row: row.finished)
-        done = [(row.task_id, row.fingerprint) for row in rows if row.finished]
+        done = without_gaps((row.task_id, row.finished, row.fingerprint) for row in rows if row.finished)
         live = [row for row in rows if not row.finished]
         last = rows[-1].finished if rows else 0
         return Recovered(self.hard_state, list(self.entries), self.before_term, mark, live, done, last)
