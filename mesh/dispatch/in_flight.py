@@ -58,7 +58,7 @@ class InFlight:
         options = task.spec.options
         if options is None or not (options.concurrency or options.rates):
             return
-        keys = tuple(f"rate {rate.key}" for rate in options.rates)
+        keys = tuple(dict.fromkeys(f"rate {rate.key}" for rate in options.rates))
         if options.concurrency is not None:
             keys += (f"concurrency {options.concurrency.key}",)
         self._counted[task.spec.task_id] = keys

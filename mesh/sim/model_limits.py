@@ -80,8 +80,8 @@ class ModelLimits:
         if breaker is not None and is_probe:
             breaker.probe = task_id, token
         if options is not None:
-            for rate in options.rates:
-                self.granted_ms.setdefault(rate.key, []).append(at_ms)
+            for key in {rate.key for rate in options.rates}:
+                self.granted_ms.setdefault(key, []).append(at_ms)
             if options.concurrency is not None:
                 self.held.setdefault(options.concurrency.key, {})[task_id] = None
         return is_probe
