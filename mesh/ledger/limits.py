@@ -48,8 +48,8 @@ def granted(table: Table, task: Task, options: Options) -> None:
     at_ms = table.now.at_ms
     table.treated.lease_began(options)
     task.granted_at_ms = task.progress_at_ms = at_ms
-    for place, rate in enumerate(options.rates):
-        _count(table, rate, at_ms, is_first=all(rate.key != other.key for other in options.rates[:place]))
+    for key in dict.fromkeys(rate.key for rate in options.rates):
+        _count(table, [rate for rate in options.rates if rate.key == key], at_ms)
     if options.sticky:
         sticky = table.sticky
         sticky.pop(options.sticky, None)
@@ -58,19 +58,20 @@ def granted(table: Table, task: Task, options: Options) -> None:
             del sticky[next(iter(sticky))]
 
 
-def _count(table: Table, rate: Rate, at_ms: int, *, is_first: bool) -> None:
-    """Remember a grant as long as anything depends on it. Tasks may name the same key with different limits, and one
-    may do so twice: as much is kept as the widest of them needs, and each grant once.
+def _count(table: Table, rates: list[Rate], at_ms: int) -> None:
+    """Remember a grant under the key of these rates as long as anything depends on it. A key may have several limits,
+    in one task or in different ones: as much is kept as the widest of them needs.
     """
-    window = table.rates.get(rate.key)
+    key = rates[0].key
+    window = table.rates.get(key)
     if window is None:
         if len(table.rates) >= RATE_KEYS_MAX:
-            for key in [key for key, known in table.rates.items() if _is_over(known, at_ms)]:
-                del table.rates[key]
-        window = table.rates[rate.key] = Window(0, 0, [])
-    window.limit, window.per_ms = max(window.limit, rate.limit), max(window.per_ms, rate.per_ms)
-    if is_first:
-        window.times.append(at_ms)
+            for over in [name for name, known in table.rates.items() if _is_over(known, at_ms)]:
+                del table.rates[over]
+        window = table.rates[key] = Window(0, 0, [])
+    for rate in rates:
+        window.limit, window.per_ms = max(window.limit, rate.limit), max(window.per_ms, rate.per_ms)
+    window.times.append(at_ms)
     if len(window.times) > window.limit:
         window.forgotten_ms = window.times.pop(0)
 

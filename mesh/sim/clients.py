@@ -39,7 +39,7 @@ from mesh.wire.codec import encode
 PATIENCE_US = (400_000, 1_500_000)
 SWEEP_US = 250_000
 QUIET_US = (1_500_000, 4_000_000)
-DROPS_MAX = 12
+DROPS_MAX = 24
 BOUND_US = 10_000_000
 """For so long after healing, whoever may run on some nodes only is waited for."""
 
@@ -240,7 +240,9 @@ class Client:
                 if wish.drops >= DROPS_MAX:
                     continue
                 wish.drops += 1
-                self._line.say(Order(self._next_request(), Action.DROP, task_id, "not worth it"))
+                # It may have been put back by others, and wait for what never comes: then only a cancel ends it.
+                action = Action.DROP if self._dice.random() < 0.6 else Action.CANCEL
+                self._line.say(Order(self._next_request(), action, task_id, "not worth it"))
 
     def _waits_in_vain(self, wish: Wish, offered: list[str]) -> bool:
         """Whether it may be that nobody can ever run it, by its capability, its fallback or its node."""

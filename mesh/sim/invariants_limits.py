@@ -50,6 +50,8 @@ class Limits:
     def _granted(self, model: Model, task_id: TaskId) -> None:
         task = model.tasks[task_id]
         if task.options is not None:
+            for key in {rate.key for rate in task.options.rates}:
+                self._granted_ms.setdefault(key, []).append(model.at_ms)
             for rate in task.options.rates:
                 self._rate_holds(model, task_id, rate)
         if task.state in LEASED:  # Else it has ended in the entry that granted it.
@@ -58,9 +60,7 @@ class Limits:
 
     def _rate_holds(self, model: Model, task_id: TaskId, rate: Rate) -> None:
         """27: of the tasks with its key no more than its limit were granted within its time, this one included."""
-        granted_ms = self._granted_ms.setdefault(rate.key, [])
-        granted_ms.append(model.at_ms)
-        within = sum(model.at_ms - then_ms < rate.per_ms for then_ms in granted_ms)
+        within = sum(model.at_ms - then_ms < rate.per_ms for then_ms in self._granted_ms[rate.key])
         if within > rate.limit:
             raise Violation(RATE, f"entry {model.index}: {within} granted in time under {rate}", task_id)
 

@@ -58,9 +58,12 @@ class Call(Enum):
     REDRIVE = "redrive"
     DROP = "drop"
     CHECKPOINT = "checkpoint"
-    BURY = "given up before it began"
-    FALL_BACK = "sent to its fallback"
-    RENEW = "submitted anew after its window"
+    BURY = "buried"
+    """Given up before it began."""
+    FALL_BACK = "diverted"
+    """Sent to its fallback."""
+    RENEW = "renewed"
+    """Submitted anew under its id, after its window."""
 
 
 class Outcome(Enum):

@@ -20,8 +20,8 @@ EPOCH_MS = 1_700_000_000_000
 """What o'clock it is when a run begins."""
 QUEUE_US = 12_000_000
 """No queue behind one limit takes longer than this, all clients together."""
-RATES = (("r1", 1_000), ("r2", 200), ("r3", 3_000))
-"""Keys and their times. Tasks name them with different limits."""
+RATES = (("r1", (1_000,)), ("r2", (200,)), ("r3", (3_000,)), ("r4", (300, 2_000)))
+"""Keys and their times. Tasks name them with different limits, for each time one."""
 SPANS_MS = (80, 400, 2_000)
 
 
@@ -71,10 +71,10 @@ class Treatment:
             if self._fits(key := roll.choice(("c1", "c2", "c3")), self._run_us(script) / limit):
                 wanted["concurrency"] = Concurrency(key, limit, roll.choice(list(WhenFull)))
         if roll.random() < 0.5:
-            key, per_ms = roll.choice(RATES)
-            limit = roll.randint(1, 5)
-            if self._fits(key, per_ms * 1_000 / limit):
-                wanted["rates"] = (Rate(key, limit, per_ms),)
+            key, times_ms = roll.choice(RATES)
+            rates = tuple(Rate(key, roll.randint(1, 5), per_ms) for per_ms in times_ms)
+            if self._fits(key, max(rate.per_ms * 1_000 / rate.limit for rate in rates)):
+                wanted["rates"] = rates
         if roll.random() < 0.5:
             wanted["fairness"] = roll.choice(("f1", "f2", "f3"))
             wanted["weight_permille"] = roll.choice((500, 1_000, 3_000))

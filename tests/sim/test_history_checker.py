@@ -49,6 +49,44 @@ def history(text: str) -> list[Operation]:
 
 
 GOOD = {
+    "given up before it began, and put back": """
+        ana 1-2 submit a -> ok
+        log 3-3 buried -> ok
+        ana 4-5 read -> dead 0
+        ana 6-7 redrive -> ok
+        ana 8-9 read -> dispatched 4""",
+    "given up while it waited for another lease": """
+        ana 1-2 submit a -> ok
+        ana 3-4 read -> pending 4
+        log 5-5 buried -> ok
+        ana 6-7 read -> dead 4""",
+    "held, and put back": """
+        ana 1-2 submit a -> ok
+        ana 3-4 read -> paused 4
+        ana 5-6 redrive -> ok
+        ana 7-8 read -> pending 0
+        ana 9-10 read -> running 9""",
+    "held, and done after all": """
+        ana 1-2 submit a -> ok
+        ana 3-4 read -> paused 4
+        ana 5-6 redrive -> not so
+        ana 7-8 read -> completed 4 r""",
+    "sent to its fallback while it waited for its time": """
+        ana 1-2 submit a -> ok
+        ana 3-4 read -> scheduled 0
+        log 5-5 diverted -> ok
+        ana 6-7 read -> pending 0""",
+    "sent to its fallback when its attempts were spent": """
+        ana 1-2 submit a -> ok
+        ana 3-4 read -> running 4
+        log 5-5 diverted -> ok
+        ana 6-7 read -> pending 4""",
+    "another under its id after its window": """
+        ana 1-2 submit a -> ok
+        ana 3-4 read -> completed 4 r
+        log 5-5 renewed a -> ok
+        ana 6-7 read -> pending 0
+        ana 8-9 read -> completed 9 s""",
     "nothing happened": "ana 1-2 read -> missing",
     "a submit that is accepted is read": """
         ana 1-2 submit a -> ok
@@ -160,6 +198,33 @@ GOOD = {
 }
 
 BAD = {
+    "dead before it began, though nothing gave it up": """
+        ana 1-2 submit a -> ok
+        ana 3-4 read -> dead 0""",
+    "given up, and it runs all the same": """
+        ana 1-2 submit a -> ok
+        log 3-3 buried -> ok
+        ana 4-5 read -> running 4""",
+    "given up after it was done": """
+        ana 1-2 submit a -> ok
+        ana 3-4 read -> completed 4 r
+        log 5-5 buried -> ok""",
+    "held, and running under the same lease": """
+        ana 1-2 submit a -> ok
+        ana 3-4 read -> paused 4
+        ana 5-6 read -> running 4""",
+    "held, and waiting though nobody put it back": """
+        ana 1-2 submit a -> ok
+        ana 3-4 read -> paused 4
+        ana 5-6 read -> pending 4""",
+    "waiting for its time again after it was sent to its fallback": """
+        ana 1-2 submit a -> ok
+        log 3-3 diverted -> ok
+        ana 4-5 read -> scheduled 0""",
+    "another under its id, though nobody took it again": """
+        ana 1-2 submit a -> ok
+        ana 3-4 read -> completed 4 r
+        ana 5-6 read -> pending 0""",
     "a submit that is accepted is not read": """
         ana 1-2 submit a -> ok
         ben 3-4 read -> missing""",

@@ -74,6 +74,21 @@ def test_a_rate_holds_exactly_over_a_fail_over() -> None:
     world.settle()
 
 
+def test_a_key_may_have_a_limit_for_the_second_and_one_for_the_minute() -> None:
+    """2 in 300 ms and 5 in 4,000 ms, of one key: each grant counts once under both."""
+    world, person = begin(17)
+    rates = (Rate("api", 2, 300), Rate("api", 5, 4_000))
+    person.submit(*(task(name, Script(name), rates=rates) for name in names(6)))
+    world.run_ms(1_500)
+    assert [of(world, name).state for name in names(6)] == [COMPLETED] * 5 + [PENDING]
+    lose_leader(world)
+    world.run_ms(4_000)
+    times_ms = sorted(of(world, name).granted_ms for name in names(6))
+    steps_ms = [time_ms - times_ms[0] for time_ms in times_ms]
+    assert [step_ms // 100 for step_ms in steps_ms] == [0, 0, 3, 3, 6, 40]
+    world.settle()
+
+
 def test_a_concurrency_key_holds_over_a_fail_over() -> None:
     """S4-33: 2 at once. The leader dies with both of them under way; there are never three, and often two."""
     world, person = begin(2)
