@@ -50,7 +50,7 @@ class Limits:
     def _granted(self, model: Model, task_id: TaskId) -> None:
         task = model.tasks[task_id]
         if task.options is not None:
-            for key in {rate.key for rate in task.options.rates}:
+            for key in dict.fromkeys(rate.key for rate in task.options.rates):
                 self._granted_ms.setdefault(key, []).append(model.at_ms)
             for rate in task.options.rates:
                 self._rate_holds(model, task_id, rate)

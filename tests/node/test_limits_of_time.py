@@ -5,8 +5,9 @@ import pytest
 from mesh.documents import EventPage
 from mesh.ids import NodeId, TaskId
 from mesh.ledger.task import STATE_NAMES
-from mesh.messages import Append, Question, Stops
+from mesh.messages import Action, Append, Code, Question, Stops
 from mesh.options import Options
+from mesh.wire.codec import encode
 from tests.node.client import EPOCH_MS, Client, spec
 from tests.node.trio import ANA, BEN, EVA, Trio, lease, settled
 
@@ -239,3 +240,42 @@ def test_very_many_limits_are_looked_through_a_part_at_a_time() -> None:
     trio.run(25_000)
     counts = trio.leader.node.ledger.counts
     assert {STATE_NAMES[number]: count for number, count in enumerate(counts) if count} == {"dead": 5_000}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (Options(expires_at_ms=8_000 + EPOCH_MS), "expired: it had not begun in time"),
+        (SCHEDULE, "unschedulable: no attempt began within "),
+    ],
+)
+def test_what_is_given_back_unbegun_after_its_time_is_not_forgotten(options: Options, said: str) -> None:
+    """When its time passed it was at a node, which never began it and drains. Nobody else is there."""
+    trio, client = submitted(options)
+    node, _ = holder(trio)
+    for name in (ANA, BEN, EVA):
+        client.order(Action.DRAIN, name)
+        trio.run(20)
+    trio.run(10_000)
+    assert state(trio) == "dispatched"
+    client.order(Action.RECOVER, node)
+    trio.run(1_200)
+    assert [(task, detail[: len(said)]) for task, detail in timed_out(client)] == [("t1", said)]
+
+
+def test_a_dead_letter_put_back_has_its_time_anew() -> None:
+    """It was unschedulable, and somebody knows that now there will be a node for it."""
+    trio, client = submitted(SCHEDULE, capability="nobody")
+    trio.run(6_000)
+    assert state(trio) == "dead"
+    client.order(Action.RETRY, "t1")
+    trio.run(2_000)
+    assert state(trio) == "pending"
+    trio.kill(ANA)
+    trio.run(2_000)
+    assert state(trio) == "pending"
+    trio.run(3_000)
+    assert state(trio) == "dead"
+    asked = client.order(Action.SET, "strategy", value=encode(1))
+    trio.run(20)
+    assert client.answers(asked) == [(Code.OK, "done")]
