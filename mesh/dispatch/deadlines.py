@@ -66,21 +66,21 @@ class Deadlines:
             self._look()
         heap = self._heap
         found: list[TimeOut] = []
-        again: list[tuple[int, int, TaskId, FencingToken]] = []
+        again: dict[tuple[int, TaskId, FencingToken], int] = {}
         while heap and heap[0][0] <= at_ms and len(found) < LOOKED_AT_A_TURN_MAX:
             _, limit, task_id, token = heappop(heap)
             task = self._ledger.treated.limited.get(task_id)
             due_ms = None if task is None else self._due_at_ms(task, limit, token)
-            if task is None or due_ms is None:
+            if task is None or due_ms is None or (limit, task_id, token) in again:
                 continue
             if task.state == DISPATCHED and limit in _BEFORE:
                 due_ms = max(due_ms, at_ms + AGAIN_MS)  # If the lease is given back before user code runs, it is due.
             elif due_ms <= at_ms:
                 found.append(TimeOut(task_id, token, limit, rng.randrange(101)))
                 due_ms = at_ms + AGAIN_MS
-            again.append((due_ms, limit, task_id, token))
-        for entry in again:
-            heappush(heap, entry)
+            again[limit, task_id, token] = due_ms
+        for (limit, task_id, token), due_ms in again.items():
+            heappush(heap, (due_ms, limit, task_id, token))
         return found
 
     def _look(self) -> None:

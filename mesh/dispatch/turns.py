@@ -62,10 +62,10 @@ class Turns:
         capability = lane.demand.capability
         return max(self._marks.get((capability, lane.fairness), 0), self._now.get(capability, 0))
 
-    def had_one(self, lane: Lane) -> None:
-        """A task of this lane was granted."""
+    def had_one(self, lane: Lane, *, is_shared: bool) -> None:
+        """A task of this lane was granted. `is_shared`: lanes with a fairness key stand in line."""
         self.granted += 1
-        if not lane.fairness and not self._marks:
+        if not is_shared and not self._marks:
             return
         key = lane.demand.capability, lane.fairness
         mark = self.mark(lane)
@@ -99,11 +99,13 @@ class Line:
         self._settings = settings
         self._is_open = is_open
         self._number = 0
+        self._is_shared = False
         self._left_out: dict[Demand, None] = {}
         self._places: list[_Place] = []
         for lane in lanes:
             if queue.lane(lane.key) is lane and is_open(lane):
                 self._places.append(self._place(lane))
+                self._is_shared = self._is_shared or bool(lane.fairness)
         heapify(self._places)
 
     def _place(self, lane: Lane) -> _Place:
@@ -143,7 +145,7 @@ class Line:
 
     def granted(self, lane: Lane) -> None:
         """The task given out last was taken from the queue: the next of its lane stands in line, if it may."""
-        self._turns.had_one(lane)
+        self._turns.had_one(lane, is_shared=self._is_shared)
         self.pass_over(lane)
         if self._queue.lane(lane.key) is lane and self._is_open(lane):
             heappush(self._places, self._place(lane))

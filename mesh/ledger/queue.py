@@ -98,7 +98,7 @@ def lane_key(spec: TaskSpec) -> LaneKey:
         options.concurrency is not None
         or options.rates
         or options.fairness
-        or options.fallback
+        or options.fallback not in ("", spec.capability)
         or options.require
         or options.avoid
         or options.version
@@ -106,7 +106,8 @@ def lane_key(spec: TaskSpec) -> LaneKey:
     ):
         return spec.capability
     wanted = demand(spec.capability, options)
-    return wanted, options.fairness, options.weight_permille, options.fallback, options.concurrency, options.rates
+    fallback = "" if options.fallback == spec.capability else options.fallback
+    return wanted, options.fairness, options.weight_permille, fallback, options.concurrency, options.rates
 
 
 class Queue:

@@ -321,7 +321,8 @@ def _lane(task: ModelTask) -> Hashable:
         return task.capability
     sticky = options.sticky if options.is_sticky_hard else ""
     wanted = task.capability, options.require, options.avoid, options.version, sticky
-    return wanted, options.fairness, options.weight_permille, options.concurrency, options.rates
+    fallback = "" if options.fallback == task.capability else options.fallback
+    return wanted, options.fairness, options.weight_permille, fallback, options.concurrency, options.rates
 
 
 def _selection_of(order: Order) -> Selection:
