@@ -122,7 +122,8 @@ class Orders:
             return
         for position, command in enumerate(commands):
             if type(command) in _ORDERED:
-                has_ended = getattr(command, "task_id", None) in self._node.ledger.finished
+                task_id, ledger = getattr(command, "task_id", None), self._node.ledger
+                has_ended = task_id in ledger.finished or task_id in ledger.tasks  # Taken again in this very entry.
                 is_ruling = type(command) in rulings.COMMANDS
                 code, text = requests.order_answer(applied.outcomes[position], has_ended=has_ended, is_ruling=is_ruling)
                 for client, request in self._proposed.pop(command, ()):
