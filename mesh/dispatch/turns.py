@@ -130,14 +130,22 @@ class Line:
             if mark != place[1]:  # Others with its fairness key have had turns since.
                 heapreplace(places, (place[0], mark, *place[2:]))
                 continue
+            if not self._is_still_open(lane):
+                heappop(places)
+                continue
             return lane, place[5]
         return None
 
     def _oldest(self) -> tuple[Lane, Task] | None:
         """Of all that could be granted, whoever came first: so that nobody waits for ever."""
         lanes = [place[4] for place in self._places if place[4].demand not in self._left_out]
+        lanes = [lane for lane in lanes if self._is_still_open(lane)]
         oldest = min(((lane.oldest(), lane) for lane in lanes), key=lambda pair: pair[0].order, default=None)
         return None if oldest is None else (oldest[1], oldest[0])
+
+    def _is_still_open(self, lane: Lane) -> bool:
+        """Whether others with its keys, who stand in other lanes, have left it room."""
+        return (lane.concurrency is None and not lane.rates) or self._is_open(lane)
 
     def leave_out(self, lane: Lane) -> None:
         """Nobody is free for what such tasks demand."""

@@ -17,6 +17,7 @@ from mesh.ledger.commands import (
     FailNode,
     RedriveTask,
     SaveCheckpoint,
+    SubmitTask,
 )
 from mesh.ledger.task import DISPATCHED, RUNNING
 from mesh.messages import Action, Code, Order
@@ -120,9 +121,11 @@ class Orders:
         """An entry of this office was applied: tell whoever waited for what is in it."""
         if not self._proposed:
             return
+        renewed = {command.spec.task_id for command in commands if type(command) is SubmitTask and command.renews}
         for position, command in enumerate(commands):
             if type(command) in _ORDERED:
-                has_ended = getattr(command, "task_id", None) in self._node.ledger.finished
+                task_id = getattr(command, "task_id", None)
+                has_ended = task_id in self._node.ledger.finished or task_id in renewed
                 is_ruling = type(command) in rulings.COMMANDS
                 code, text = requests.order_answer(applied.outcomes[position], has_ended=has_ended, is_ruling=is_ruling)
                 for client, request in self._proposed.pop(command, ()):

@@ -84,7 +84,7 @@ class Model:
         self.entries = 0
         """How many had commands."""
         self.tasks: dict[TaskId, ModelTask] = {}
-        self.nodes: dict[NodeId, model_nodes.ModelNode] = {}
+        self.nodes: dict[NodeId, ModelNode] = {}
         self.counts = [0] * len(STATE_NAMES)
         """Tasks by state."""
         self.leases: dict[str, int] = {}

@@ -1,8 +1,10 @@
 """The leader's desk: what is gathered becomes one entry, and free slots become grants, never one too many."""
 
 from random import Random
+from typing import Any
 
 import msgspec
+import pytest
 
 from mesh.config import DispatchConfig, NodeConfig
 from mesh.dispatch.dispatcher import Dispatcher
@@ -20,12 +22,13 @@ from mesh.ledger.commands import (
     FailNode,
     GrantLease,
     SaveCheckpoint,
+    SetSetting,
     StartTask,
     SubmitTask,
 )
 from mesh.ledger.ledger import Ledger
 from mesh.messages import AttemptOrder, AttemptOutcome, CheckpointReport, Heartbeat, NodeReport, TaskSpec
-from mesh.options import Options
+from mesh.options import Concurrency, Options, Rate
 from mesh.wire.codec import encode
 
 ANA, BEN = NodeId("ana"), NodeId("ben")
@@ -496,3 +499,18 @@ def test_who_was_to_run_out_of_time_waits_again_when_office_is_left() -> None:
     assert list(desk.ledger.queue.ready()) == []
     desk.dispatcher.leave_office()
     assert [task.task_id for task in desk.ledger.queue.ready()] == ["t"]
+
+
+@pytest.mark.parametrize(
+    "limit", [{"concurrency": Concurrency("db", 1)}, {"rates": (Rate("db", 1, 60_000),)}], ids=["key", "rate"]
+)
+@pytest.mark.parametrize("oldest_every", [0, 1])
+def test_lanes_that_share_a_key_share_its_room(limit: dict[str, Any], oldest_every: int) -> None:
+    """Two tasks that take turns by their fairness key, one key for both and room for one: one is granted, by turn or by
+    who came first.
+    """
+    desk = Desk()
+    desk.take_office(ANA)
+    desk.apply([SetSetting("oldest_every", oldest_every)])
+    submitted(desk, *(msgspec.structs.replace(spec(name), options=Options(fairness=name, **limit)) for name in "ab"))
+    assert grants(desk.turn()) == [("a", "ana")]

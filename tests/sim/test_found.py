@@ -11,12 +11,14 @@ from mesh.ledger.intake import Intake, whole
 from mesh.ledger.ledger import Ledger
 from mesh.ledger.table import Table
 from mesh.ledger.task import PENDING, Task
-from mesh.messages import Accepted, AttemptOrder, AttemptOutcome, TaskSpec
+from mesh.messages import Accepted, Action, AttemptOrder, AttemptOutcome, Code, TaskSpec
 from mesh.node.requests import Waiting
 from mesh.options import Concurrency, Options, WhenFull
+from mesh.sim.agents import Script
 from mesh.sim.plan import calm
 from mesh.sim.world import World
 from mesh.wire.codec import encode
+from tests.sim.probes import Person, leader, quiet, task
 
 T1, T2 = TaskId("t1"), TaskId("t2")
 ANA, BEN = (NodeId("n1"), ClientId(1)), (NodeId("n2"), ClientId(7))
@@ -168,3 +170,25 @@ def test_a_task_whose_id_was_taken_again_while_the_table_came_in_is_there_once()
     intake.complete(4)
     assert (list(intake.tasks), intake.finished) == ([T1], {T2: 74})
     assert list(intake.finished_order) == [T2]
+
+
+def test_an_order_about_a_task_that_had_ended_is_not_told_that_there_was_none() -> None:
+    """t1 has ended and its window is over. While an entry is on its way somebody says `retry` and somebody submits t1
+    anew: both come into the next one, the order first. It is refused, as t1 had ended.
+    """
+    dispatch = DispatchConfig(entries_in_flight_max=1)
+    world = quiet(calm(8, sync_us=100_000, dispatch=dispatch))
+    world.run_ms(3_000)
+    person = Person(world)
+    person.call(leader(world))
+    person.submit(task("t1", Script("t1"), window_ms=300))
+    world.run_ms(3_000)
+    assert list(person.ends) == ["t1"]
+    person.submit(task("t2", Script("t2")))
+    world.run_ms(10)
+    person.submit(task("t1", Script("t1"), window_ms=300))
+    person.order(Action.RETRY, "t1")
+    world.run_ms(3_000)
+    assert person.accepted == ["t1", "t2", "t1"]
+    assert [code for code, _ in person.answers] == [Code.REFUSED]
+    world.settle()
