@@ -1,6 +1,7 @@
 """Whose turn it is: by priority, which waiting makes more urgent, then by fair shares, then by who came first."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -262,10 +263,8 @@ def test_weights_are_shares() -> None:
     shares = {key: sum(name[0] == key for name in taken) for key in "abc"}
     assert all(abs(shares[key] - share) <= 1 for key, share in (("a", 60), ("b", 20), ("c", 10)))
     # And never long without: within any nine or so in a row each has had one.
-    assert (
-        max(b - a for a, b in zip(*[[at for at, name in enumerate(taken) if name[0] == "c"][cut:] for cut in (0, 1)]))
-        <= 10
-    )
+    places = [at for at, name in enumerate(taken) if name[0] == "c"]
+    assert max(later - earlier for earlier, later in pairwise(places)) <= 10
 
 
 def test_who_had_nothing_to_do_does_not_save_up() -> None:
@@ -287,7 +286,7 @@ def test_tasks_without_a_key_are_one_of_those_that_take_turns() -> None:
 
 
 def test_shares_are_within_a_priority_and_a_capability() -> None:
-    """Urgent ones go first whatever their key has had; and what a key has had of one capability is no other's matter."""
+    """Urgent ones go first whatever their key has had; what a key has had of one capability is no other's matter."""
     bench = Bench([fair(f"a{number}", number, "ana") for number in range(20)])
     bench.take(10)
     bench.queue.push(fair("urgent", 99, "ana", priority=1))

@@ -130,7 +130,7 @@ def test_when_attempts_are_spent_the_fallback_is_tried_and_the_original_error_ke
     assert (found.spec.capability, found.attempts, found.order, found.state) == ("sketch", 0, order, 0)
     assert (found.primary_error, fell.finished) == ("OSError: no model", [])
     lanes = log.ledger.queue.by_capability["sketch"].values()
-    assert [lane.oldest().task_id for lane in lanes] == [MAIL, RESIZE]
+    assert [lane.oldest().task_id for lane in lanes] == [RESIZE]
     token = log.apply(grant(RESIZE, BEN)).index
     dead = log.apply(fail(RESIZE, token, error="OSError: no pencil"))
     assert kinds(dead) == ["task_failed", "task_dead"]
