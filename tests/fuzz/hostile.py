@@ -104,7 +104,7 @@ def session(seed: int, steps_max: int = STEPS, *, is_mad: bool = False) -> Stopp
         for step in wanted:
             taken.append(step)
             why = stops(solo, step)
-            if why.endswith(MUST_STOP):
+            if MUST_STOP in why:
                 return None
             if why:
                 return Stopped(seed, role, why, taken)
