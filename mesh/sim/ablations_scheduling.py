@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from mesh.dispatch.in_flight import InFlight
 from mesh.ledger import breakers, completion, crons, leasing, ledger, limits, timeouts
 from mesh.node.admitting import Renewals
 from mesh.options import Options
@@ -11,20 +12,22 @@ from mesh.sim.ablation import Ablation, Replacement
 
 
 def _without(**changes: Any) -> list[Replacement]:
-    """The ledger grants as if options said this."""
+    """The ledger grants as if options said this, and the leader forgets what it has on its way, as the ledger would not
+    let it.
+    """
     honest = limits.refuses
 
     def refuses(table: Any, options: Options, at_ms: int) -> bool:
         return honest(table, msgspec.structs.replace(options, **changes), at_ms)
 
-    return [(limits, "refuses", refuses)]
+    return [(limits, "refuses", refuses), (InFlight, "under", lambda flight, kind, key: 0)]
 
 
-def _rates_are_the_leaders() -> list[Replacement]:
+def _rates_are_trusted() -> list[Replacement]:
     return _without(rates=())
 
 
-def _keys_are_the_leaders() -> list[Replacement]:
+def _keys_are_trusted() -> list[Replacement]:
     return _without(concurrency=None)
 
 
@@ -78,8 +81,12 @@ def _pauses_are_the_leaders() -> list[Replacement]:
 
 
 SCHEDULING: dict[str, Ablation] = {
-    "rates-at-leader-only": Ablation("the ledger grants beyond a rate", _rates_are_the_leaders),
-    "keys-at-leader-only": Ablation("the ledger grants beyond a concurrency key", _keys_are_the_leaders),
+    "rates-trusted": Ablation(
+        "the ledger grants beyond a rate when a leader forgets what is on its way", _rates_are_trusted
+    ),
+    "keys-trusted": Ablation(
+        "the ledger grants beyond a concurrency key when a leader forgets what is on its way", _keys_are_trusted
+    ),
     "pauses-at-leader-only": Ablation("the ledger grants from a paused queue", _pauses_are_the_leaders),
     "many-probes": Ablation("a half-open breaker lets all through", _any_number_of_probes),
     "time-out-believed": Ablation("a timeout counts, whether or not it is time by the log", _time_out_believed),

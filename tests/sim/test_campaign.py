@@ -69,7 +69,7 @@ def test_the_same_seed_is_the_same_run_in_any_process() -> None:
         ("learner-ack-counts", "5"),
         ("change-before-own-commit", "15"),
         ("configuration-not-rolled-back", "15"),
-        ("keys-at-leader-only", "28"),
+        ("keys-trusted", "28"),
         ("many-probes", "29"),
         ("windows-never-last", "33"),
     ],
