@@ -352,8 +352,7 @@ class Dispatcher:
 
     def _keep_out(self, task_id: TaskId) -> None:
         self._flight.falls(task_id)
-        if task := self.ledger.tasks.get(task_id):
-            self.ledger.queue.remove(task)
+        self.ledger.queue.remove(self.ledger.tasks[task_id])
 
     def _choose(self, wanted: str | Demand, capability: str, options: Options | None, at_ms: int) -> Candidate | None:
         nodes = self._nodes.meeting(wanted)

@@ -148,14 +148,13 @@ class Placement:
             return self._rng.choice(free)
         return self._least(free)
 
-    def _in_turn(self, candidates: list[Candidate]) -> Candidate | None:
+    def _in_turn(self, candidates: list[Candidate]) -> Candidate:
+        """Some of them are free."""
         count = len(candidates)
-        for step in range(count):
-            place = (self._turn + step) % count
-            if candidates[place].is_free:
-                self._turn = place + 1
-                return candidates[place]
-        return None
+        turns = ((self._turn + step) % count for step in range(count))
+        place = next(place for place in turns if candidates[place].is_free)
+        self._turn = place + 1
+        return candidates[place]
 
 
 def _weighted(free: list[Candidate], capability: str) -> Candidate:

@@ -9,7 +9,7 @@ hands the task a ticket. Entries are removed lazily: one counts only while its t
 very ticket. Once those that do not count are the greater part, all of them go.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from heapq import heappop, heappush
 
 import msgspec
@@ -290,11 +290,3 @@ def _order(entry: Entry) -> int:
 def _is_valid(entry: Entry) -> bool:
     task = entry[3]
     return task.ticket == entry[2] and task.state <= SCHEDULED
-
-
-def count_by_priority(tasks: Iterable[Task]) -> dict[int, int]:
-    """How many of the tasks there are of each priority, in order of it."""
-    counts: dict[int, int] = {}
-    for task in tasks:
-        counts[task.spec.priority] = counts.get(task.spec.priority, 0) + 1
-    return dict(sorted(counts.items()))

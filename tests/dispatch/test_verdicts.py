@@ -5,7 +5,16 @@ from mesh.dispatch import verdicts
 from mesh.gossip.detector import Detector
 from mesh.gossip.members import Health
 from mesh.ids import FencingToken, NodeId, TaskId
-from mesh.ledger.commands import AdmitNode, DrainNode, FailNode, ReleaseLease, SaveCheckpoint, StartTask, SubmitTask
+from mesh.ledger.commands import (
+    AdmitNode,
+    DrainNode,
+    FailNode,
+    LeaveNode,
+    ReleaseLease,
+    SaveCheckpoint,
+    StartTask,
+    SubmitTask,
+)
 from mesh.ledger.ledger import Ledger
 from mesh.ledger.task import PENDING
 from mesh.messages import TaskSpec
@@ -93,3 +102,19 @@ def test_what_runs_on_a_node_that_drains_moves_if_it_has_a_checkpoint() -> None:
     log.apply(*moves)
     task = log.ledger.tasks[TaskId("a")]
     assert (task.state, task.attempts, task.checkpoint) == (PENDING, 0, b"\x01")
+
+
+def test_who_left_is_neither_admitted_nor_given_up_until_it_is_another_life() -> None:
+    """Heard still, for a moment, or silent by now."""
+    log = Log()
+    log.apply(AdmitNode(ANA, 1))
+    log.apply(LeaveNode(ANA, 1))
+    assert [due(log.ledger, detector(ana=(1, health))) for health in (Health.HEALTHY, Health.FAILED)] == [[], []]
+    assert due(log.ledger, detector(ana=(2, Health.HEALTHY))) == [AdmitNode(ANA, 2)]
+
+
+def test_who_is_watched_no_more_is_given_up() -> None:
+    """ben was removed from the mesh while he held leases."""
+    log = Log()
+    log.apply(AdmitNode(ANA, 1), AdmitNode(BEN, 1))
+    assert due(log.ledger, detector(ana=(1, Health.HEALTHY))) == [FailNode(BEN, 1, "removed from the mesh")]

@@ -34,6 +34,7 @@ from tests.ledger.cast import (
     spec,
     start,
     submit,
+    take,
     with_nodes,
 )
 
@@ -129,8 +130,8 @@ def test_when_attempts_are_spent_the_fallback_is_tried_and_the_original_error_ke
     found = task(log)
     assert (found.spec.capability, found.attempts, found.order, found.state) == ("sketch", 0, order, 0)
     assert (found.primary_error, fell.finished) == ("OSError: no model", [])
-    lanes = log.ledger.queue.by_capability["sketch"].values()
-    assert [lane.oldest().task_id for lane in lanes] == [RESIZE]
+    assert [take(log.ledger.queue, "sketch").task_id for _ in range(2)] == [RESIZE, MAIL]
+    log.ledger.queue.push(found)
     token = log.apply(grant(RESIZE, BEN)).index
     dead = log.apply(fail(RESIZE, token, error="OSError: no pencil"))
     assert kinds(dead) == ["task_failed", "task_dead"]

@@ -3,12 +3,15 @@
 from collections import deque
 
 import pytest
+from msgspec import structs
 
 from mesh.config import FINISHED_MAX
+from mesh.durable import without_gaps
 from mesh.ids import NodeId, TaskId
 from mesh.ledger.intake import Intake, Leftovers, whole
 from mesh.ledger.task import DEAD, PENDING, RUNNING, SCHEDULED, Task
 from mesh.messages import TaskSpec
+from mesh.options import Concurrency, Options
 from tests.ledger.cast import take
 
 ANA = NodeId("ana")
@@ -108,3 +111,38 @@ def test_what_is_discarded_half_way_is_all_let_go_of() -> None:
     left.add(*intake.containers())
     left.let_go(100)
     assert (not left, intake.tasks, intake.finished, intake.finished_order) == (True, {}, {}, deque())
+
+
+def test_a_number_that_is_nobodys_says_nothing() -> None:
+    """b has been taken again since it finished as the second: its number stays empty, the places of others tell theirs,
+    and they leave the window when they would have done."""
+    rows = without_gaps([(TaskId("a"), 7, 17), (TaskId("c"), 9, 19), (TaskId("d"), 10, 20)])
+    assert rows == [("a", 17), ("", 0), ("c", 19), ("d", 20)]
+    intake = whole([task("b")], rows, 10)
+    intake.complete(11)
+    assert (intake.finished, list(intake.finished_order)) == ({"a": 17, "c": 19, "d": 20}, ["a", "", "c", "d", ""])
+    assert without_gaps([]) == []
+
+
+def test_a_gap_of_any_width_is_filled_within_the_window() -> None:
+    """Nobody knows a window of more."""
+    rows = without_gaps([(TaskId("a"), 1, 11), (TaskId("b"), 10**9, 12)])
+    assert (len(rows), rows[0], rows[-1]) == (FINISHED_MAX + 2, ("a", 11), ("b", 12))
+
+
+def test_an_id_taken_again_is_live_or_has_ended_last_as_the_latest_row_says() -> None:
+    """Of two leaders' tables: a lives now, b has ended again, c ended twice alike, d lived and has ended."""
+    intake = Intake()
+    for number, name in enumerate("abc", 1):
+        intake.add_finished(number, TaskId(name), 10 + number)
+    with_options = task("d")
+    with_options.spec = structs.replace(with_options.spec, options=Options(concurrency=Concurrency("k", 1)))
+    intake.add([with_options])
+    intake.add([task("a")])
+    intake.add_finished(6, TaskId("d"), 16)
+    intake.add_finished(4, TaskId("b"), 14)
+    intake.add_finished(5, TaskId("c"), 13)
+    intake.forget(3)
+    intake.complete(6)
+    assert (list(intake.tasks), intake.finished) == (["a"], {"b": 14, "c": 13, "d": 16})
+    assert (list(intake.finished_order), intake.treated.under, line(intake)) == (["b", "c", "d"], {}, ["a"])

@@ -2,10 +2,14 @@
 
 from weakref import ReferenceType, ref
 
+import pytest
+from msgspec import structs
+
 from mesh.ids import TaskId
-from mesh.ledger.queue import STALE_MIN, Queue
+from mesh.ledger.queue import STALE_MIN, Queue, lane_key
 from mesh.ledger.task import CANCELLED, DISPATCHED, PENDING, SCHEDULED, Task
 from mesh.messages import TaskSpec
+from mesh.options import Concurrency, Options, Rate
 from tests.ledger.cast import take
 
 
@@ -190,3 +194,69 @@ def test_a_capability_nobody_waits_for_is_forgotten() -> None:
         assert take(queue, f"c{number}") is one
         assert queue.first(f"c{number}") is None
     assert list(queue.lanes) == []
+
+
+# --- lanes ------------------------------------------------------------------------------------------------------------
+
+
+def under(name: str, order: int, options: Options, *, priority: int = 5) -> Task:
+    made = task(name, order, priority=priority)
+    made.spec = structs.replace(made.spec, options=options)
+    return made
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(),
+        Options(prefer=(("gpu", "yes"),), location="eu", sticky="w", parent=TaskId("p"), run_timeout_ms=9),
+        Options(fallback="image", weight_permille=9, window_ms=1),
+    ],
+)
+def test_tasks_that_ask_for_nothing_of_a_node_and_of_nobody_stand_with_the_plain_ones(options: Options) -> None:
+    """What they prefer, and what becomes of them, changes nothing about who could have them now."""
+    assert lane_key(under("a", 1, options).spec) == "image"
+    assert lane_key(task("a", 1).spec) == "image"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(require=(("gpu", "yes"),)),
+        Options(avoid=(("gpu", "yes"),)),
+        Options(version="2"),
+        Options(sticky="w", is_sticky_hard=True),
+        Options(fairness="eva"),
+        Options(fallback="sketch"),
+        Options(concurrency=Concurrency("k", 1)),
+        Options(rates=(Rate("k", 1, 1),)),
+    ],
+)
+def test_those_that_ask_for_something_have_a_lane_with_their_like(options: Options) -> None:
+    """So that where the first cannot be granted, or falls back, or must wait for its key, the others need not."""
+    queue = Queue()
+    plain, one, like = task("plain", 1), under("one", 2, options), under("like", 3, options)
+    for entry in (plain, one, like):
+        queue.push(entry)
+    assert len(queue.lanes) == 2
+    assert queue.first("image") is plain
+    lane = queue.lane(lane_key(one.spec))
+    assert lane is not None
+    assert (lane.oldest(), lane.demand.capability, lane.first(0, 0, 0)) == (one, "image", (5, 2, one))
+    assert [queue.position(entry) for entry in (plain, one, like)] == [0, 0, 1]
+    queue.take(one)
+    like.state = CANCELLED
+    assert [entry.task_id for entry in queue.ready()] == ["plain"]
+    queue.remove(like)
+    assert list(queue.lanes) == list(queue.by_capability["image"]) == ["image"]
+
+
+def test_priorities_beyond_what_has_a_rung_of_its_own_still_count() -> None:
+    """Clients of other makes name any number: the lane has few rungs all the same."""
+    queue = Queue()
+    for order, priority in enumerate((1_000_000, 300, 256, 255, -1, -5, -1_000_000)):
+        queue.push(task(f"p{priority}", order, priority=priority))
+    lane = queue.lane("image")
+    assert lane is not None
+    assert sorted(lane.rungs) == [-1, 255, 256]
+    assert drained(queue) == ["p-1000000", "p-5", "p-1", "p255", "p256", "p300", "p1000000"]
