@@ -6,9 +6,12 @@ import pytest
 from mesh.config import PAYLOAD_BYTES_MAX
 from mesh.ids import ClientId, LogIndex, NodeId, TaskId
 from mesh.ledger.applied import Applied
+from mesh.ledger.commands import RedriveTask
 from mesh.ledger.ledger import Ledger
-from mesh.messages import Accepted, Ask, Question, TaskSpec, TasksRefused
+from mesh.ledger.task import DEAD
+from mesh.messages import Accepted, Ask, Question, TaskEnd, TasksEnded, TaskSpec, TasksRefused
 from mesh.node.requests import HERE, SOURCE_CHARS_MAX, WATCHERS_MAX, Client, Waiting, backpressure, conflict, invalid
+from tests.ledger.cast import fail, grant, submit, with_nodes
 from tests.node.client import spec
 
 T1 = TaskId("t1")
@@ -51,6 +54,24 @@ def test_a_submit_whose_id_a_schedule_has_taken_meanwhile_is_a_conflict() -> Non
         (ANAS, Accepted(LogIndex(4), [T1])),
     ]
     assert (waiting.accepting, waiting.watching) == ({}, {taken: [BENS]})
+
+
+def test_who_waits_is_told_of_no_death_that_was_undone_in_the_same_entry() -> None:
+    """The last attempt fails, and somebody had said `retry` already: both stand in one entry. The task waits again, and
+    so does whoever waits for its end. When it dies for good he is told once.
+    """
+    log, waiting = with_nodes(NodeId("ana")), Waiting(10)
+    log.apply(submit(T1, attempts_max=1), grant(T1, NodeId("ana")))
+    waiting.watch(ANAS, T1)
+    both = log.apply(fail(T1, 2), RedriveTask(T1))
+    assert ([task.task_id for task in both.finished], log.state(T1)) == ([T1], "pending")
+    assert waiting.applied(both, log.ledger) == []
+    log.apply(grant(T1, NodeId("ana")))
+    dead = log.apply(fail(T1, 4))
+    assert waiting.applied(dead, log.ledger) == [
+        (ANAS, TasksEnded([TaskEnd(T1, DEAD, b"", "ValueError: no", "Traceback", NodeId("ana"), 1)]))
+    ]
+    assert waiting.watching == {}
 
 
 def test_watchers_of_one_task_are_bounded() -> None:
