@@ -168,6 +168,8 @@ class Waiting:
         if self.watching and applied.finished:
             ends: dict[Client, list[TaskEnd]] = {}
             for task in applied.finished:
+                if not has_ended(task):
+                    continue  # It was put back in the very entry that buried it.
                 for client in self.watching.pop(task.spec.task_id, ()):
                     ends.setdefault(client, []).append(end_of(task))
             replies += [(client, TasksEnded(part)) for client, some in ends.items() for part in in_parts(some)]

@@ -30,6 +30,7 @@ from mesh.sim import model_crons, model_nodes, model_rulings
 from mesh.sim.coverage import Coverage
 from mesh.sim.linearizable import Call
 from mesh.sim.model_limits import BREAKER, ModelLimits
+from mesh.sim.model_nodes import ModelNode
 
 WAITING: Final = (PENDING, SCHEDULED)
 LEASED: Final = (DISPATCHED, RUNNING)

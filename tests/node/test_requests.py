@@ -6,9 +6,11 @@ import pytest
 from mesh.config import PAYLOAD_BYTES_MAX
 from mesh.ids import ClientId, LogIndex, NodeId, TaskId
 from mesh.ledger.applied import Applied
+from mesh.ledger.commands import RedriveTask
 from mesh.ledger.ledger import Ledger
-from mesh.messages import Accepted, Ask, Question, TaskSpec, TasksRefused
+from mesh.messages import Accepted, Ask, Question, TaskEnd, TasksEnded, TaskSpec, TasksRefused
 from mesh.node.requests import HERE, SOURCE_CHARS_MAX, WATCHERS_MAX, Client, Waiting, backpressure, conflict, invalid
+from tests.ledger.cast import ANA, complete, fail, grant, submit, with_nodes
 from tests.node.client import spec
 
 T1 = TaskId("t1")
@@ -51,6 +53,20 @@ def test_a_submit_whose_id_a_schedule_has_taken_meanwhile_is_a_conflict() -> Non
         (ANAS, Accepted(LogIndex(4), [T1])),
     ]
     assert (waiting.accepting, waiting.watching) == ({}, {taken: [BENS]})
+
+
+def test_a_dead_letter_that_is_put_back_in_the_entry_that_buried_it_has_not_ended() -> None:
+    """Found by seed 1003 of the simulator: its client was told that it had ended, as pending. It waits on, and is told
+    when there is an end.
+    """
+    log, waiting = with_nodes(ANA), Waiting(10)
+    waiting.watch(ANAS, T1)
+    log.apply(submit(T1, attempts_max=1), grant(T1, ANA))
+    buried = log.apply(fail(T1, 2), RedriveTask(T1))
+    assert ([task.task_id for task in buried.finished], waiting.applied(buried, log.ledger)) == ([T1], [])
+    log.apply(grant(T1, ANA))
+    done = log.apply(complete(T1, 4))
+    assert waiting.applied(done, log.ledger) == [(ANAS, TasksEnded([TaskEnd(T1, 6, b"\x01", "", "", ANA, 1)]))]
 
 
 def test_watchers_of_one_task_are_bounded() -> None:
