@@ -15,7 +15,7 @@ from mesh.ledger.completion import cancel
 from mesh.ledger.registry import Cron
 from mesh.ledger.settings import DAY_MS
 from mesh.ledger.table import Table
-from mesh.ledger.task import DEAD, Kind, Task
+from mesh.ledger.task import DEAD, FINISHED, Kind, Task
 from mesh.messages import TaskSpec
 from mesh.options import Overlap
 
@@ -109,6 +109,8 @@ def last_ended(table: Table, task: Task, position: int) -> bool:
     cron = table.crons.get(task_id.rpartition("@")[0])
     if cron is None or not cron.waits_ms or cron.last_task != task_id:
         return False
+    if task.state not in FINISHED and task.state != DEAD:
+        return False  # It was put back in the very entry that buried it.
     due_ms, cron.waits_ms = cron.waits_ms, 0
     waiting = _task(cron, due_ms, 0)
     if table.is_same(waiting) is not None:

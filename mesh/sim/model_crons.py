@@ -83,7 +83,9 @@ def fire_cron(model: Model, command: commands.FireCron) -> int:
 
 
 def last_ended(model: Model, task_id: TaskId) -> None:
-    """A task has come to its end, or died: what waits for that fires."""
+    """A task has come to its end, or died: what waits for that fires, unless the same entry has put it back."""
+    if model.tasks[task_id].state not in _NO_MORE:
+        return
     for cron in model.crons.values():
         if cron.waits_ms and cron.last_task == task_id:
             due_ms, cron.waits_ms = cron.waits_ms, 0

@@ -230,6 +230,18 @@ def test_a_firing_that_waits_keeps_its_place_before_later_ones_of_the_same_entry
     assert (list(log.ledger.tasks), cron(log).waits_ms) == ([AT_2], 0)
 
 
+def test_a_last_task_that_is_put_back_in_the_entry_that_buried_it_is_waited_for_still() -> None:
+    """It runs again: the firing waits for its end, and comes with that."""
+    log = scheduled(nightly(Overlap.QUEUE_ONE, attempts_max=1))
+    log.apply(fire(1), grant(AT_1, ANA), at_ms=60_000)
+    log.apply(fire(2), at_ms=120_000)
+    buried = log.apply(fail(AT_1, 3), RedriveTask(AT_1), at_ms=121_000)
+    assert kinds(buried) == ["task_failed", "task_dead", "task_redriven"]
+    assert cron(log).waits_ms == 120_000
+    token = log.apply(grant(AT_1, ANA), at_ms=122_000).index
+    assert details(log.apply(complete(AT_1, token), at_ms=123_000), Kind.CRON_FIRED) == [AT_2]
+
+
 def test_the_firing_that_waits_gives_way_to_a_task_that_has_taken_its_id() -> None:
     """ben took the id meanwhile. The schedule waits for nothing any more."""
     log = scheduled(nightly(Overlap.QUEUE_ONE))
