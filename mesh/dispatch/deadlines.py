@@ -1,11 +1,12 @@
 """Tasks whose time may run out, in the order it does. The leader's: it proposes, and the ledger decides.
 
 Entries are looked at again when they come due, so that none need be taken out: what has happened to the task meanwhile
-either makes another time due, or none.
+either makes another time due, or none. Those of tasks that have ended, long before their time, go once they are the
+greater part.
 """
 
 from collections.abc import Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from random import Random
 
 from mesh.ids import FencingToken, TaskId
@@ -18,6 +19,8 @@ LOOKED_AT_A_TURN_MAX = 2_000
 """A new leader looks through all such tasks, so many at a time."""
 AGAIN_MS = 1_000
 """What was proposed and has not come about is proposed again after this."""
+STALE_MIN = 1_000
+"""As many entries that do not count are always put up with."""
 _BEFORE = int(Limit.SCHEDULE), int(Limit.EXPIRY)
 """Limits of the wait for the first attempt."""
 _DURING = int(Limit.RUN), int(Limit.PROGRESS)
@@ -108,3 +111,17 @@ class Deadlines:
             due_ms = self._due_at_ms(task, limit, token)
             if due_ms is not None:
                 heappush(self._heap, (due_ms, limit, task.spec.task_id, token))
+        if len(self._heap) > STALE_MIN + 2 * len(Limit) * len(self._ledger.treated.limited):
+            self._clean()
+
+    def _clean(self) -> None:
+        """Keep what may still come due, each limit of a task once."""
+        limited = self._ledger.treated.limited
+        found: dict[tuple[int, TaskId, FencingToken], int] = {}
+        for due_ms, limit, task_id, token in self._heap:
+            task = limited.get(task_id)
+            if task is not None and self._due_at_ms(task, limit, token) is not None:
+                known_ms = found.get((limit, task_id, token), due_ms)
+                found[limit, task_id, token] = min(due_ms, known_ms)
+        self._heap = [(due_ms, *key) for key, due_ms in found.items()]
+        heapify(self._heap)

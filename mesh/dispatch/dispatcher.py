@@ -282,9 +282,6 @@ class Dispatcher:
         )
         for lane, task in line:
             spec = task.spec
-            if (lane.concurrency is not None or lane.rates) and not self._is_open(lane, commands, at_ms):
-                line.pass_over(lane)  # Others of its key have had a turn in this entry.
-                continue
             candidate = self._choose(_wanted(lane), spec.capability, spec.options, at_ms)
             if candidate is None:
                 line.leave_out(lane)

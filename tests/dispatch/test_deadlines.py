@@ -223,6 +223,25 @@ def test_a_held_task_is_under_no_clock() -> None:
     assert (proposed(office, 60_499), proposed(office, 60_500)) == ([], [("a", "SCHEDULE", 0)])
 
 
+def test_what_is_remembered_of_tasks_that_have_ended_has_a_bound() -> None:
+    """Three thousand with an hour to run take no time at all; two live on, of which one is stopped in its time, and the
+    other, which has not begun, in its own."""
+    office = Office(ANA, slots=4)
+    hour = Options(run_timeout_ms=3_600_000, schedule_timeout_ms=7_200_000)
+    office.submit(spec("runs", hour), spec("waits", hour, capability="paint"))
+    office.turn()
+    clock = office.dispatcher.deadlines
+    for number in range(3_000):
+        office.submit(spec(f"t{number}", hour))
+        office.turn()
+        office.done(f"t{number}")
+        office.turn()
+        assert len(clock._heap) <= deadlines_module.STALE_MIN + 8 * 3
+    assert proposed(office, 3_609_999) == []
+    assert proposed(office, 3_610_000) == [("runs", "RUN", 2)]
+    assert (proposed(office, 7_209_999), proposed(office, 7_210_000)) == ([], [("waits", "SCHEDULE", 0)])
+
+
 # --- a new leader -----------------------------------------------------------------------------------------------------
 
 

@@ -43,6 +43,18 @@ def test_finished_tasks_come_back_in_the_order_they_finished(tmp_path: Path) -> 
     assert (found.finished_last, found.live) == (4, [task("live")])
 
 
+def test_a_number_whose_id_was_taken_again_comes_back_as_nobodys(tmp_path: Path) -> None:
+    """E.11: b, c and e live again. Whoever starts from this table knows that d was the fourth all the same.
+    What is taken again at the end leaves the last number that there is.
+    """
+    with disk(tmp_path) as opened:
+        _write(opened, ledger_write(1, *(task(name, finished=number) for number, name in enumerate("abcde", 1))))
+        _write(opened, ledger_write(2, task("b"), task("c"), task("e")))
+    found = recovered_from(tmp_path)
+    assert found.finished == [("a", 1_001), ("", 0), ("", 0), ("d", 1_004)]
+    assert (found.finished_last, [row.task_id for row in found.live]) == (4, ["b", "c", "e"])
+
+
 def test_forgotten_tasks_leave_the_disk(tmp_path: Path) -> None:
     rows = [task(f"t{number}", finished=number) for number in range(1, 1_201)]
     with disk(tmp_path) as opened:
