@@ -232,9 +232,11 @@ class Client:
             if not machine.is_parked
         ]
         for task_id, wish in self.wishes.items():
-            if wish.end is None and self._waits_in_vain(wish, offered) and self._dice.random() < 0.3:
+            # One whose id may be taken again may live anew, though its end was told: that of an earlier life.
+            may_live = wish.end is None or (wish.spec.options is not None and bool(wish.spec.options.window_ms))
+            if may_live and self._waits_in_vain(wish, offered) and self._dice.random() < 0.3:
                 self._line.say(Order(self._next_request(), Action.CANCEL, task_id, "nobody can run it"))
-            elif wish.end is None and is_held_if_lost(wish) and self._dice.random() < 0.3:
+            elif may_live and is_held_if_lost(wish) and self._dice.random() < 0.3:
                 self._line.say(Order(self._next_request(), Action.RETRY, task_id))
             elif wish.end is not None and wish.end.state == DEAD and self._dice.random() < 0.1:
                 if wish.drops >= DROPS_MAX:

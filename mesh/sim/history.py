@@ -235,16 +235,17 @@ class History:
 
     def committed(self, model: Model) -> None:
         """An entry was applied for the first time anywhere: from now on nobody may be told otherwise."""
-        for call, task_id in model.by_itself:
+        for call, task_id, is_ordered in model.done:
+            task = model.tasks[task_id]
+            moved = task_id in self._moved
+            if is_ordered and not any(
+                call is wanted and _means(chosen, task, is_moved=moved) for wanted, chosen in self._selections
+            ):
+                continue  # For this one alone: whoever ordered it is told, and that is in the books.
             if call is Call.SUBMIT:
                 self._asked[task_id] = None
                 self._known[task_id] = model.entries + self.in_flight_max
-            self._did(call, task_id, model.tasks[task_id])
-        for call, task_id in model.ordered:
-            task = model.tasks[task_id]
-            moved = task_id in self._moved
-            if any(call is wanted and _means(chosen, task, is_moved=moved) for wanted, chosen in self._selections):
-                self._did(call, task_id, task)
+            self._did(call, task_id, task)
         for task_id, task in model.touched.items():
             self._now += 1
             payload = _identity(*task.asked)

@@ -101,10 +101,8 @@ class Model:
         """Tasks that a schedule submitted."""
         self.renewed = 0
         """Tasks whose id was taken again when their window was over."""
-        self.by_itself: list[tuple[Call, TaskId]] = []
-        """What became of tasks in the last entry that nobody ordered, in order."""
-        self.ordered: list[tuple[Call, TaskId]] = []
-        """What somebody did order, for one of them or for many, and was done in the last entry."""
+        self.done: list[tuple[Call, TaskId, bool]] = []
+        """What was done to tasks in the last entry, in order; and whether somebody ordered it, for one or for many."""
         self.held_back: dict[TaskId, str] = {}
         """Grants of the last entry that a limit forbids, and which."""
         self.forgotten: list[ModelTask] = []
@@ -126,7 +124,7 @@ class Model:
         assert index == self.index + 1, f"the model is at {self.index} and was given {index}"
         self.index = index
         self.touched, self.refused, self.moved, self.held_back = {}, {}, {}, {}
-        self.by_itself, self.ordered, self.forgotten, self._ended_now = [], [], [], []
+        self.done, self.forgotten, self._ended_now = [], [], []
         if batch is None:
             return b""
         self.entries += 1
@@ -184,12 +182,12 @@ class Model:
         self.forgotten.append(known)
         del self.tasks[known.task_id]
         self.completions.pop(known.task_id, None)
-        self.by_itself.append((Call.RENEW, known.task_id))
+        self.done.append((Call.RENEW, known.task_id, False))
 
     def call_off(self, task_id: TaskId) -> None:
         """A task is cancelled, and nobody has ordered it."""
         self.touch(task_id)
-        self.by_itself.append((Call.CANCEL, task_id))
+        self.done.append((Call.CANCEL, task_id, False))
         self.end(self.tasks[task_id], CANCELLED)
 
     def _live_under(self, key: str) -> list[TaskId]:
@@ -334,7 +332,7 @@ class Model:
             return
         task.capability, task.attempts, task.crashes = fallback, 0, 0
         task.awaited_ms, task.has_begun = self.at_ms, False
-        self.by_itself.append((Call.FALL_BACK, task.task_id))
+        self.done.append((Call.FALL_BACK, task.task_id, False))
         self.wait_again(task, PENDING)
         self.coverage.add("task fell back")
 
@@ -359,7 +357,7 @@ class Model:
         if task.state in OVER:
             return ALREADY
         self.touch(command.task_id)
-        self.ordered.append((Call.CANCEL, command.task_id))
+        self.done.append((Call.CANCEL, command.task_id, True))
         self.end(task, CANCELLED)
         self.coverage.add("task cancelled")
         return DONE
@@ -371,7 +369,7 @@ class Model:
         if task.state not in (DEAD, PAUSED):
             return REFUSED
         self.coverage.add("held task redriven" if task.state == PAUSED else "dead letter redriven")
-        self.ordered.append((Call.REDRIVE, command.task_id))
+        self.done.append((Call.REDRIVE, command.task_id, True))
         self.wait_again(task, PENDING)
         task.attempts = task.token = task.crashes = 0
         task.awaited_ms, task.has_begun = self.at_ms, False
@@ -387,7 +385,7 @@ class Model:
             return UNKNOWN
         if task.state != DEAD:
             return REFUSED
-        self.ordered.append((Call.DROP, command.task_id))
+        self.done.append((Call.DROP, command.task_id, True))
         self.end(task, FAILED)
         return DONE
 

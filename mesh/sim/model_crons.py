@@ -114,11 +114,11 @@ def _fire(model: Model, cron: ModelCron, due_ms: int, delay_ms: int) -> None:
         not_before_ms=due_ms + delay_ms if delay_ms else 0,
         options=spec.options,
     )
-    before = len(model.by_itself)
+    before = len(model.done)
     if model.submit(commands.SubmitTask(task)) == REFUSED:
         model.coverage.add("cron skipped")
         return
-    model.by_itself.insert(before, (Call.SUBMIT, task.task_id))
+    model.done.insert(before, (Call.SUBMIT, task.task_id, False))
     model.coverage.add("cron fired")
     model.fired[task.task_id] = None
     cron.last_task = task.task_id

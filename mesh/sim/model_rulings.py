@@ -59,7 +59,7 @@ def time_out(model: Model, command: commands.TimeOut) -> int:
     task.reason = "unschedulable"
     model.give_up(task)
     if task.state == DEAD:
-        model.by_itself.append((Call.BURY, command.task_id))
+        model.done.append((Call.BURY, command.task_id, False))
     return DONE
 
 

@@ -82,7 +82,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     node_ids: tuple[str, ...]
     faults: dict[str, int]
     safety_ms: int
-    heal_ms: int = 60_000
+    heal_ms: int = 90_000
     raft: RaftConfig
     gossip: GossipConfig
     dispatch: DispatchConfig
