@@ -15,7 +15,7 @@ SECONDS ?=
 SEED    ?= 1
 CHAOS   ?=
 
-ALONE  := tests/chaos tests/cli tests/client tests/nodes tests/process tests/transport tests/test_examples.py tests/test_testing.py
+ALONE  := tests/chaos tests/cli tests/client tests/nodes tests/process tests/transport tests/bench/test_mesh_row.py tests/test_examples.py tests/test_testing.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check install sim bench chaos

@@ -29,19 +29,31 @@ def usage(node_pids: dict[str, int]) -> Usage:
     for name, pid in node_pids.items():
         nodes_s += _cpu_s(pid)
         peaks[name] = _peak_mib(pid)
-        for number, child in enumerate(_descendants(pid)):
+        for number, child in enumerate(descendants(pid)):
             agents_s += _cpu_s(child)
             peaks[f"{name} agent {number}"] = _peak_mib(child)
     return Usage(_cpu_s(os.getpid()), nodes_s, agents_s, peaks)
 
 
-def _cpu_s(pid: int) -> float:
-    """User and system time of one process, all its threads."""
+def cpu_ticks(stat: str, *, ended_children: bool = False) -> int:
+    """User and system time in a line of /proc/PID/stat, of all threads; if asked, and of children that have ended and
+    were waited for. The name of the process stands in brackets there, and may contain anything.
+    """
+    fields = stat.rpartition(")")[2].split()
+    return sum(int(field) for field in fields[11 : 15 if ended_children else 13])
+
+
+def tree_cpu_s(pid: int) -> float:
+    """CPU seconds of everything that descends from a process, itself not counted, children that ended included."""
+    return sum(_cpu_s(child, ended_children=True) for child in descendants(pid))
+
+
+def _cpu_s(pid: int, *, ended_children: bool = False) -> float:
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+    return cpu_ticks(stat, ended_children=ended_children) / TICKS_PER_S
 
 
 def rss_mib(pid: int) -> float:
@@ -63,12 +75,13 @@ def _memory_mib(pid: int, what: str) -> float:
     return 0.0
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """Process ids of children, their children, and so on, parents first."""
     found: list[int] = []
     try:
         for thread in Path(f"/proc/{pid}/task").iterdir():
             for child in (thread / "children").read_text().split():
-                found += [int(child), *_descendants(int(child))]
+                found += [int(child), *descendants(int(child))]
     except OSError:
         pass
     return found
