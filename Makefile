@@ -18,7 +18,7 @@ CHAOS   ?=
 ALONE  := tests/chaos tests/cli tests/client tests/nodes tests/process tests/transport tests/bench/test_mesh_row.py tests/test_examples.py tests/test_testing.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check install sim bench chaos
+.PHONY: help demo test check install sim bench bench-guard chaos
 
 help:
 	@echo 'make demo      a three-node mesh does real work, loses its leader, loses nothing'
@@ -26,7 +26,7 @@ help:
 	@echo 'make check     format, lint, types, architecture'
 	@echo 'make install   the virtual environment at $(VENV), with what developers need'
 	@echo 'make sim       SEEDS=500 FIRST=0: that many simulated runs, from that seed on'
-	@echo 'make bench     the numbers'
+	@echo 'make bench     the numbers         (make bench-guard: is a task dearer than when it was last written down?)'
 	@echo 'make chaos     CONFIGS="kills-3 halves-5" SECONDS=90 SEED=1: real processes, real faults; an hour for all of it'
 
 # The demo needs what a user needs and a progress bar, no more.
@@ -61,6 +61,10 @@ sim: install
 
 bench: install
 	$(BIN)/mesh bench
+
+# Gates nothing: a busy machine moves what it compares.
+bench-guard: install
+	$(BIN)/python -m bench.guard
 
 # Without CONFIGS and SECONDS: all of them, held to the whole bar (1,000,000 submits, 1,000 kills and pauses).
 chaos: install

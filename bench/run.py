@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench import failover, latency, submit, yardstick
+from bench import failover, hot_path, latency, submit, yardstick
 from mesh.client import connect
 from nodes.local_mesh import LocalMesh, LocalMeshSettings, free_base_port
 
@@ -27,14 +27,17 @@ class Figures(msgspec.Struct, omit_defaults=True):
     """What was measured. Parts not asked for are absent.
 
     `cpu_ratio` is the CPU of one task over all processes, divided by that of the yardstick: the figure to compare
-    between machines, and between noisy hours of one.
+    between machines, and between noisy hours of one. `hot_path_ratio` is the same by the yardstick that has the shape
+    of the mesh's own work: what its guarantees cost.
     """
 
     version: int
     nodes: int
     machine: Machine
     yardstick: yardstick.Yardstick
+    hot_path: hot_path.HotPath
     cpu_ratio: float | None = None
+    hot_path_ratio: float | None = None
     submit: submit.SubmitFigures | None = None
     latency: latency.LatencyFigures | None = None
     failover: failover.FailoverFigures | None = None
@@ -54,15 +57,17 @@ async def run(
 ) -> Figures:
     """Start a mesh (temporary directories, fsync on) and measure. Raises MeshDidNotStart."""
     machine = Machine(os.cpu_count() or 1, platform.python_version(), f"{platform.system()} {platform.machine()}")
-    say("yardstick ...")
-    figures = Figures(1, nodes, machine, yardstick.measure())
+    say("yardsticks ...")
+    figures = Figures(1, nodes, machine, yardstick.measure(), await hot_path.measure())
     app = f"{Path(__file__).with_name('app.py')}:app"
     settings = LocalMeshSettings(nodes=nodes, base_port=free_base_port(nodes), apps=(app,), slots=SLOTS)
     async with LocalMesh(settings) as local, connect(local.peers) as mesh:
         if "submit" in parts:
             say(f"{tasks:,} tasks, one by one, {submit.IN_FLIGHT:,} in flight, {passes} times ...")
             figures.submit = await submit.measure(mesh, local, tasks=tasks, passes=passes)
-            figures.cpu_ratio = round(figures.submit.cpu_s_per_1000 * 1_000 / figures.yardstick.cpu_us, 2)
+            cpu_us = figures.submit.cpu_s_per_1000 * 1_000
+            figures.cpu_ratio = round(cpu_us / figures.yardstick.cpu_us, 2)
+            figures.hot_path_ratio = round(cpu_us / figures.hot_path.cpu_us, 2)
             peaks = figures.submit.rss_peak_mib
             figures.rss_peak_mib = max(mib for name, mib in peaks.items() if name in local.nodes)
         if "latency" in parts:

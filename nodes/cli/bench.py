@@ -95,15 +95,17 @@ def _print(figures: Figures) -> None:
     rows: list[tuple[str, object]] = [
         ("machine", f"{figures.machine.processors} processors, Python {figures.machine.python}"),
         ("yardstick", f"{stick.cpu_us:g} us CPU a task, fsync {stick.fsync_ms:g} ms"),
+        ("hot path", f"{figures.hot_path.cpu_us:g} us CPU a task, {figures.hot_path.wall_us:g} us by the clock"),
     ]
     if figures.submit is not None:
         one = figures.submit
+        ratios = f"{figures.cpu_ratio:g} x yardstick, {figures.hot_path_ratio:g} x hot path"
         rows += [
             (
                 "tasks per second",
                 f"{one.tasks_per_s:,.0f}  (passes: {', '.join(f'{rate:,.0f}' for rate in one.passes)})",
             ),
-            ("CPU s per 1,000 tasks", f"{one.cpu_s_per_1000:.3f}  ({figures.cpu_ratio:g} x yardstick)"),
+            ("CPU s per 1,000 tasks", f"{one.cpu_s_per_1000:.3f}  ({ratios})"),
             ("  client", f"{one.client_cpu_s_per_1000:.3f}"),
             ("  nodes", f"{one.nodes_cpu_s_per_1000:.3f}"),
             ("  agents", f"{one.agents_cpu_s_per_1000:.3f}"),
