@@ -15,6 +15,8 @@ from nodes.local_mesh import LocalMesh, LocalMeshSettings, free_base_port
 
 PARTS = ("submit", "latency", "failover")
 SLOTS = 256
+APP = f"{Path(__file__).with_name('app.py')}:app"
+"""What the nodes can do."""
 
 
 class Machine(msgspec.Struct):
@@ -59,8 +61,7 @@ async def run(
     machine = Machine(os.cpu_count() or 1, platform.python_version(), f"{platform.system()} {platform.machine()}")
     say("yardsticks ...")
     figures = Figures(1, nodes, machine, yardstick.measure(), await hot_path.measure())
-    app = f"{Path(__file__).with_name('app.py')}:app"
-    settings = LocalMeshSettings(nodes=nodes, base_port=free_base_port(nodes), apps=(app,), slots=SLOTS)
+    settings = LocalMeshSettings(nodes=nodes, base_port=free_base_port(nodes), apps=(APP,), slots=SLOTS)
     async with LocalMesh(settings) as local, connect(local.peers) as mesh:
         if "submit" in parts:
             say(f"{tasks:,} tasks, one by one, {submit.IN_FLIGHT:,} in flight, {passes} times ...")

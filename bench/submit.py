@@ -35,12 +35,12 @@ class SubmitFigures(msgspec.Struct):
 
 async def measure(mesh: MeshClient, local: LocalMesh, *, tasks: int, passes: int) -> SubmitFigures:
     pids = {node.id: node.process.pid for node in local.nodes.values()}
-    await _run(mesh, "warm", WARM_UP)
+    await run_tasks(mesh, "warm", WARM_UP)
     best: SubmitFigures | None = None
     rates = []
     for number in range(passes):
         before, started = usage(pids), time.perf_counter()
-        await _run(mesh, f"p{number}", tasks)
+        await run_tasks(mesh, f"p{number}", tasks)
         seconds, after = time.perf_counter() - started, usage(pids)
         rates.append(round(tasks / seconds, 1))
         if best is None or rates[-1] > best.tasks_per_s:
@@ -62,15 +62,17 @@ async def measure(mesh: MeshClient, local: LocalMesh, *, tasks: int, passes: int
     return best
 
 
-async def _run(mesh: MeshClient, tag: str, tasks: int) -> None:
+async def run_tasks(
+    mesh: MeshClient, tag: str, tasks: int, *, in_flight: int = IN_FLIGHT, padding: str = PADDING
+) -> None:
     """As many workers as awaits are in flight; each submits a task, awaits its result, takes the next."""
     numbers = iter(range(tasks))
 
     async def worker() -> None:
         for number in numbers:
-            handle = await mesh.submit("noop", {"id": f"{tag}-{number}", "n": number, "data": PADDING})
+            handle = await mesh.submit("noop", {"id": f"{tag}-{number}", "n": number, "data": padding})
             result = await handle.result()
             if result["n"] != number:
                 raise RuntimeError(f"task {number} came back as {result}")
 
-    await asyncio.gather(*(worker() for _ in range(min(IN_FLIGHT, tasks))))
+    await asyncio.gather(*(worker() for _ in range(min(in_flight, tasks))))

@@ -36,6 +36,8 @@ class LocalMeshSettings:
     """How to start it. `data_dir` None means a temporary one, removed at the end."""
 
     nodes: int = 3
+    founders: int | None = None
+    """The first so many found the mesh, the others join it; None means all of them found it."""
     base_port: int = 21_000
     apps: tuple[str, ...] = ()
     data_dir: Path | None = None
@@ -212,9 +214,13 @@ class LocalMesh:
 
     def _arguments(self, number: int, data_dir: Path) -> list[str]:
         settings = self._settings
-        voters = ",".join(f"n{other + 1}@{self._address(other)}" for other in range(settings.nodes))
+        founders = range(settings.nodes if settings.founders is None else settings.founders)
         arguments = ["node", "run", "--json", "--id", f"n{number + 1}", "--bind", self._address(number)]
-        arguments += ["--voters", voters, "--data-dir", str(data_dir)]
+        if number in founders:
+            arguments += ["--voters", ",".join(f"n{other + 1}@{self._address(other)}" for other in founders)]
+        else:
+            arguments += ["--join", ",".join(self._address(other) for other in founders)]
+        arguments += ["--data-dir", str(data_dir)]
         for app in settings.apps:
             arguments += ["--app", app]
         for flag, value in (
