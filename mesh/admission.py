@@ -73,12 +73,3 @@ def judge(roll: Roll, standing: Standing) -> Verdict:
     if known is not None:
         return Verdict.REPLACED
     return Verdict.STRANGER if standing.since == 0 or not roll.is_committed else Verdict.REMOVED
-
-
-def is_claimed(roll: Roll, standing: Standing) -> bool:
-    """Whether a node is let in by its own word alone. What took it in may have been undone since, and then those who
-    agree on it know of nobody who waits: so it is heard as one that knocks, too.
-    """
-    everybody = roll.members + roll.before
-    is_named = any(member.node_id == standing.node_id and member.mark == standing.mark for member in everybody)
-    return not is_named and standing.since > roll.index and judge(roll, standing) is Verdict.ACCEPTED

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mesh.admission import Roll, Standing, Verdict, is_claimed, judge
+from mesh.admission import Roll, Standing, Verdict, judge
 from mesh.durable import Member
 from mesh.ids import LogIndex, NodeId
 
@@ -64,25 +64,3 @@ def test_a_change_that_may_be_undone_shuts_nobody_out() -> None:
     standings = [Standing(NodeId(n), m, LogIndex(20)) for n, m in (("eva", "e1"), ("ben", "b1"), ("ben", "b2"))]
     assert [judge(roll, standing) for standing in standings] == [Verdict.ACCEPTED] * 3
     assert [member.node_id for member in roll.everybody] == ["ana", "ben", "eva"]
-
-
-@pytest.mark.parametrize(
-    ("name", "mark", "since", "is_heard"),
-    [
-        ("kai", "k1", 21, True),
-        ("ben", "b2", 21, True),
-        ("ben", "b1", 21, False),
-        ("kai", "k1", 20, False),
-        ("zoe", "z1", 21, False),
-    ],
-    ids=[
-        "one that came after our configuration, or whose coming was undone",
-        "a member's id with another log, likewise",
-        "a member needs to ask for nothing",
-        "one that is not let in knocks anyway",
-        "one that was removed asks in vain",
-    ],
-)
-def test_who_is_let_in_by_its_own_word_is_heard_as_well(name: str, mark: str, since: int, *, is_heard: bool) -> None:
-    """Entry 21 may have been cut meanwhile, and what came in its place be without whoever it was about."""
-    assert is_claimed(ROLL, Standing(NodeId(name), mark, LogIndex(since))) is is_heard

@@ -17,7 +17,7 @@ from mesh.effects import Admit, Channel, Notice, Retire, Send
 from mesh.events import Knocked, TurnedAway
 from mesh.gossip.members import Health
 from mesh.ids import LogIndex, NodeId
-from mesh.messages import Knock
+from mesh.messages import Heartbeat, Knock
 from mesh.raft.configuration import with_learner, with_marks, with_voter, without_vote
 from mesh.wire.codec import encode
 
@@ -225,6 +225,14 @@ class Membership:
             self.wants_in(Member(message.node_id, message.address, message.mark))
 
     # --- as leader ---
+
+    def heard_from_outside(self, heartbeat: Heartbeat) -> None:
+        """Whoever beats has a link, and is no member here: what took it in was undone since, perhaps. It still takes
+        itself for one and asks for nothing, so this is done for it.
+        """
+        node = self._node
+        if node.leading.dispatcher.in_office and heartbeat.mark and heartbeat.cluster == node.config.cluster:
+            self.wants_in(Member(heartbeat.node_id, heartbeat.address, heartbeat.mark))
 
     def wants_in(self, newcomer: Member) -> None:
         if newcomer.node_id in self._knocks or len(self._knocks) < KNOCKS_MAX:

@@ -303,6 +303,8 @@ class Node:
             self.count_rubbish("gossip", str(error))
             return
         member = self._configuration.member(heartbeat.node_id)
+        if member is None:
+            self.membership.heard_from_outside(heartbeat)
         is_other = member is not None and member.mark and heartbeat.mark and member.mark != heartbeat.mark
         if is_other or not self.detector.heard(heartbeat, self.now_ms):
             self.count("heartbeats_dropped")

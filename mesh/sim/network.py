@@ -9,7 +9,7 @@ from random import Random
 from typing import Protocol
 
 from mesh import admission
-from mesh.admission import Roll, Standing, Verdict, is_claimed
+from mesh.admission import Roll, Standing, Verdict
 from mesh.effects import Channel
 from mesh.events import Event, GossipReceived, Knocked, LinkDown, LinkUp, PeerMessage, TurnedAway
 from mesh.ids import LogIndex, NodeId
@@ -281,10 +281,6 @@ class Network:
             self._turn_away(here, there)
             return
         self._up[here, there] = incarnation
-        roll, knocking = self._hosts[there].roll, self._hosts[here]
-        if roll is not None and is_claimed(roll, Standing(NodeId(here), knocking.mark, LogIndex(knocking.since))):
-            self._coverage.add("let in by its own word")
-            self._knock(here, there)
         self._deliver(here, LinkUp(NodeId(there), incarnation, self._hosts[there].mark))
 
     def _incarnation_of(self, node_id: str) -> int:

@@ -6,7 +6,7 @@ Judged alike: whoever dials us, by its HELLO, and whoever answers us, by its WEL
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 
-from mesh.admission import Roll, Standing, Verdict, is_claimed, judge
+from mesh.admission import Roll, Standing, Verdict, judge
 from mesh.config import MEMBERS_MAX
 from mesh.events import Knocked
 from mesh.ids import LogIndex, NodeId
@@ -85,8 +85,6 @@ class Door:
         refusal = self._refusal(hello)
         if refusal is None:
             self.note(hello)
-            if self.roll is not None and hello.protocol > 1 and is_claimed(self.roll, _standing(hello)):
-                self._knock(hello)
         elif refusal.verdict in (Verdict.STRANGER, Verdict.REPLACED):
             self._knock(hello)
         return refusal
@@ -115,7 +113,7 @@ class Door:
         if roll is None:
             return Verdict.ACCEPTED if who.node_id in self._dialled else Verdict.STRANGER
         if who.protocol > 1:
-            return judge(roll, _standing(who))
+            return judge(roll, Standing(who.node_id, who.mark, who.since))
         # It does not know that there are marks, so all it has to be is one of those we expect.
         known = who.node_id in self._dialled or any(member.node_id == who.node_id for member in roll.everybody)
         return Verdict.ACCEPTED if known else Verdict.STRANGER
@@ -159,10 +157,6 @@ class Door:
             return
         self._knocks[hello.node_id] = now_ms
         self._knocked(Knocked(hello.node_id, hello.address, hello.mark))
-
-
-def _standing(who: Hello | Welcome) -> Standing:
-    return Standing(who.node_id, who.mark, who.since)
 
 
 def _can_be_dialled(address: str) -> bool:

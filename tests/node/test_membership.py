@@ -2,14 +2,15 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from mesh import events
 from mesh.admission import Verdict
 from mesh.config import MembershipConfig
 from mesh.durable import Configuration, Entry, EntryKind, Member
-from mesh.ids import LogIndex, NodeId
-from mesh.messages import Action, Answer, Append, Code, Knock, Order
+from mesh.ids import LogIndex, NodeId, Term
+from mesh.messages import Action, Answer, Append, Code, Heartbeat, Knock, Order
 from mesh.node.membership import Facts, can_commit, next_change
 from mesh.raft.configuration import with_marks, without
 from mesh.raft.replica import Role
@@ -352,6 +353,28 @@ def test_one_whose_admission_was_undone_asks_again() -> None:
     assert (stage.retired, stage.admits[KAI].since) == ([], 0)
     stage.say(KAI, events.TurnedAway(other, Verdict.REMOVED, undone.index))
     assert [(name, retire.code) for name, retire in stage.retired] == [(KAI, 1)]
+
+
+def test_one_that_takes_itself_for_a_member_is_taken_in_again() -> None:
+    """Found by seeds 978, 1039 and 1187 at 24 %: the entry that took zoe in was cut by another leader. By her own log
+    she is in, so she knocks at nobody's door; she is let in by her word, and beats. Whoever leads hears it and asks for
+    her. Words from another mesh, and of a log without a name, are nobody's.
+    """
+    stage = led_by(grown()[0], ANA)
+    heard = Heartbeat(
+        "c", ZOE, 1, 1, "zoe:1", 1, 2, 0, False, (), (), (), 0, Term(1), None, LogIndex(0), LogIndex(0), b"", ()
+    )
+    strange = (heard, msgspec.structs.replace(heard, cluster="other", mark="zoe-1"))
+    for said in strange:
+        stage.say(ANA, events.GossipReceived(encode(said)))
+        stage.run(50)
+    assert configuration(stage).member(ZOE) is None
+    stage.say(BEN, events.GossipReceived(encode(msgspec.structs.replace(heard, mark="zoe-1"))))
+    stage.run(50)
+    assert configuration(stage).member(ZOE) is None, "ben does not lead"
+    stage.say(ANA, events.GossipReceived(encode(msgspec.structs.replace(heard, mark="zoe-1"))))
+    stage.run(50)
+    assert configuration(stage).member(ZOE) == Member(ZOE, "zoe:1", "zoe-1")
 
 
 def test_a_lost_disk_neither_votes_nor_campaigns_until_it_is_taken_in() -> None:
