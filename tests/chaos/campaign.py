@@ -52,6 +52,12 @@ def cannot(configuration: Configuration) -> str:
     return ""
 
 
+BREAKER_OPEN_MS = 500
+"""Some of the work fails again and again on purpose; what waits for it must not wait the ordinary minute."""
+CRASHES_MAX = 20
+"""Agent processes are killed all the time here, and that is no task's fault."""
+
+
 async def run_one(configuration: Configuration, *, seconds: float, seed: int, root: Path) -> Outcome:
     """Start a mesh, hurt it for so long, heal it, and read the books. The directory stays for whoever wants to look."""
     if why_not := cannot(configuration):
@@ -74,6 +80,9 @@ async def run_one(configuration: Configuration, *, seconds: float, seed: int, ro
     try:
         async with fleet:
             await fleet.wait_healthy(START_S)
+            async with fleet.client() as client:
+                await client.set("breaker_open_ms", BREAKER_OPEN_MS)
+                await client.set("dead_after_crashes", CRASHES_MAX)
             await _hurt_and_heal(fleet, configuration, history, book, outcome, seconds, Random(seed))
     except* (MeshError, TimeoutError) as errors:
         history.unsettled = history.unsettled or f"the books could not be read: {errors.exceptions}"
