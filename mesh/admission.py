@@ -61,7 +61,7 @@ def judge(roll: Roll, standing: Standing) -> Verdict:
     Whoever knows of a later configuration than we do, with itself in it, is taken at its word: without that, a node
     that lags could not be reached by those who came since (Ongaro's thesis 4.1).
     """
-    if any(member.node_id == standing.node_id and member.mark == standing.mark for member in roll.before):
+    if any(member.node_id == standing.node_id and member.mark in ("", standing.mark) for member in roll.before):
         return Verdict.ACCEPTED
     if standing.mark and standing.mark in roll.forgotten:
         return Verdict.REMOVED if roll.is_committed else Verdict.STRANGER

@@ -243,6 +243,8 @@ class Heartbeat(_Message, frozen=True, tag=20):
     """Versions of its handlers: (capability, version), of those that have one."""
     levels: int = 0
     """The latest level of the ledger it can apply, see ledger.commands.RaiseLevel."""
+    since: LogIndex = LogIndex(0)
+    """Index of the latest configuration it knows of that has it with its log; 0 while it knows of none."""
 
 
 # --- leader and holders of leases -------------------------------------------------------------------------------------

@@ -64,3 +64,13 @@ def test_a_change_that_may_be_undone_shuts_nobody_out() -> None:
     standings = [Standing(NodeId(n), m, LogIndex(20)) for n, m in (("eva", "e1"), ("ben", "b1"), ("ben", "b2"))]
     assert [judge(roll, standing) for standing in standings] == [Verdict.ACCEPTED] * 3
     assert [member.node_id for member in roll.everybody] == ["ana", "ben", "eva"]
+
+
+def test_one_whose_log_had_no_name_yet_is_not_shut_out_either() -> None:
+    """Found by seed 8082 at 24 %: kai forgot ben, alone, in an entry above one that named the logs, and heard that none
+    of it was committed. ben was elected without it, and kai let no word of his in that would have cut it.
+    """
+    before = (Member(NodeId("ana"), "ana:1"), Member(NodeId("ben"), "ben:1"), Member(NodeId("kai"), "kai:1"))
+    named = (Member(NodeId("ana"), "ana:1", "a1"), Member(NodeId("kai"), "kai:1", "k1"))
+    roll = Roll(LogIndex(17), False, named, ("b1",), before)
+    assert judge(roll, Standing(NodeId("ben"), "b1", LogIndex(57))) is Verdict.ACCEPTED

@@ -227,11 +227,18 @@ class Membership:
     # --- as leader ---
 
     def heard_from_outside(self, heartbeat: Heartbeat) -> None:
-        """Whoever beats has a link, and is no member here: what took it in was undone since, perhaps. It still takes
-        itself for one and asks for nothing, so this is done for it.
+        """Whoever beats has a link, and is no member here. If it is in by a configuration later than any of ours, that
+        one was undone: the node still takes itself for a member and asks for nothing, so this is done for it. If ours
+        is the later, it was removed, and is told so when it next links up.
         """
         node = self._node
-        if node.leading.dispatcher.in_office and heartbeat.mark and heartbeat.cluster == node.config.cluster:
+        is_ahead = heartbeat.since > node.raft.configuration_index
+        if (
+            node.leading.dispatcher.in_office
+            and is_ahead
+            and heartbeat.mark
+            and heartbeat.cluster == node.config.cluster
+        ):
             self.wants_in(Member(heartbeat.node_id, heartbeat.address, heartbeat.mark))
 
     def wants_in(self, newcomer: Member) -> None:

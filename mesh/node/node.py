@@ -282,6 +282,7 @@ class Node:
             mark=config.mark,
             protocol=config.protocol,
             levels=config.level,
+            since=self.membership.since,
             kind=config.kind,
             cpu_permille=cpu_permille,
             memory_permille=memory_permille,

@@ -70,8 +70,10 @@ def configuration_committed(record: Record, index: int, configuration: Configura
     if before is not None:
         one_voter_apart("the log", before, configuration)
         stay = {mark_of(member) for member in configuration.members}
+        # Who is removed before its log has a name cannot be told from somebody new when it knocks. It comes as such,
+        # as a learner, and takes from nobody what its log has: nothing it voted for is undone by that.
         record.gone.update(
-            {mark_of(member): member.node_id for member in before.members if mark_of(member) not in stay}
+            {member.mark: member.node_id for member in before.members if member.mark and member.mark not in stay}
         )
         _count(record, before, configuration, disks)
     for member in configuration.members:

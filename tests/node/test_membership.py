@@ -358,13 +358,20 @@ def test_one_whose_admission_was_undone_asks_again() -> None:
 def test_one_that_takes_itself_for_a_member_is_taken_in_again() -> None:
     """Found by seeds 978, 1039 and 1187 at 24 %: the entry that took zoe in was cut by another leader. By her own log
     she is in, so she knocks at nobody's door; she is let in by her word, and beats. Whoever leads hears it and asks for
-    her. Words from another mesh, and of a log without a name, are nobody's.
+    her. Words from another mesh, and of a log without a name, are nobody's. Whoever is in by nothing later than what
+    the leader knows was removed, and stays out.
     """
     stage = led_by(grown()[0], ANA)
     heard = Heartbeat(
         "c", ZOE, 1, 1, "zoe:1", 1, 2, 0, False, (), (), (), 0, Term(1), None, LogIndex(0), LogIndex(0), b"", ()
     )
-    strange = (heard, msgspec.structs.replace(heard, cluster="other", mark="zoe-1"))
+    known = stage.leader.raft.configuration_index
+    heard = msgspec.structs.replace(heard, since=LogIndex(known + 1))
+    strange = (
+        heard,
+        msgspec.structs.replace(heard, cluster="other", mark="zoe-1"),
+        msgspec.structs.replace(heard, since=known, mark="zoe-1"),
+    )
     for said in strange:
         stage.say(ANA, events.GossipReceived(encode(said)))
         stage.run(50)
