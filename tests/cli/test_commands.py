@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,8 @@ def test_events_can_be_followed(up: Up) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
+        # Whoever runs the tests in the background of a shell has it ignored, and so would this process.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - It takes no lock.
     )
     assert up.mesh("task", "submit", "echo", "--id", "e1", "--wait").code == 0
     assert following.stdout is not None
