@@ -260,8 +260,12 @@ class BlockingMesh:
                 except StopAsyncIteration:
                     return
         finally:
-            if not self._loop.is_closed():
-                self._run(items.aclose())  # type: ignore[attr-defined]
+            if not self._is_closed:
+                self._run(items.aclose())  # type: ignore[attr-defined]  # All of them are generators.
+
+    @property
+    def _is_closed(self) -> bool:
+        return self._loop.is_closed()
 
     def _stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

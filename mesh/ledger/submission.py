@@ -27,7 +27,7 @@ def submit(table: Table, command: SubmitTask, position: int) -> int:
     if is_same is None or is_renewed:
         options = spec.options
         crowd = None if options is None else _crowd(table, options)
-        if crowd is not None and options.concurrency.when_full == WhenFull.REJECT:  # type: ignore[union-attr]
+        if crowd is not None and options.concurrency.when_full == WhenFull.REJECT:  # type: ignore[union-attr]  # See crowd.
             now.turned_down.append(task_id)
             return REFUSED
         if is_renewed:

@@ -97,4 +97,4 @@ def _take(index: dict[str, dict[TaskId, Task]] | dict[TaskId, dict[TaskId, Task]
     if tasks is not None:
         tasks.pop(task_id, None)
         if not tasks:
-            del index[key]  # type: ignore[arg-type]
+            del index[key]  # type: ignore[arg-type]  # As above.

@@ -238,8 +238,9 @@ class Model:
             return forbids
         breaker = limits.breakers.get((node_id, task.capability))
         probe = None if breaker is None or breaker.probe is None else self.tasks.get(breaker.probe[0])
-        is_out = breaker is not None and breaker.probe is not None and probe is not None
-        is_out = is_out and probe.state in LEASED and probe.token == breaker.probe[1]  # type: ignore[union-attr, index]
+        is_out = False
+        if breaker is not None and breaker.probe is not None and probe is not None:
+            is_out = probe.state in LEASED and probe.token == breaker.probe[1]
         return BREAKER if limits.is_shut(node_id, task.capability, at_ms, is_out) else ""
 
     def _start(self, command: commands.StartTask) -> int:

@@ -1,6 +1,6 @@
 """The blocking twin of `local`, for tests without an event loop; and the factory behind pytest's `mesh` fixture."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -29,16 +29,9 @@ class DrivenClient(BlockingMesh):
     def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         return self._driver.run(work, getattr(work, "__qualname__", "an answer"))
 
-    def _iterate(self, items: AsyncIterator[_Result]) -> Iterator[_Result]:
-        try:
-            while True:
-                try:
-                    yield self._run(_next(items))
-                except StopAsyncIteration:
-                    return
-        finally:
-            if not self._driver.loop.is_closed():
-                self._run(items.aclose())  # type: ignore[attr-defined]
+    @property
+    def _is_closed(self) -> bool:
+        return self._driver.loop.is_closed()
 
 
 class BlockingVirtualMesh:
@@ -172,10 +165,6 @@ class BlockingVirtualMesh:
 
     def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         return self._mesh.driver.run(work, getattr(work, "__qualname__", "an answer"))
-
-
-async def _next(items: AsyncIterator[_Result]) -> _Result:
-    return await anext(items)
 
 
 class Meshes:

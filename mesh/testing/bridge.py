@@ -70,7 +70,7 @@ class Bridge:
             waiting.cancel()
 
     def _mine(self, handle: Handle) -> Handle:
-        handle._courier = self  # type: ignore[assignment]
+        handle._courier = self  # type: ignore[assignment]  # It does for a handle what a courier does.
         return handle
 
 

@@ -180,7 +180,7 @@ class Driver:
             raise
         finally:
             self._running = None
-        return call.task.result()  # type: ignore[no-any-return]
+        return call.task.result()  # type: ignore[no-any-return]  # The task is that of `work`.
 
     async def _inside(self, work: Coroutine[Any, Any, _Result], what: str, task_id: str, takes_s: float) -> _Result:
         """Part of what `run` runs: it knows better what is waited for."""

@@ -384,6 +384,14 @@ def test_one_that_takes_itself_for_a_member_is_taken_in_again() -> None:
     assert configuration(stage).member(ZOE) == Member(ZOE, "zoe:1", "zoe-1")
 
 
+def test_a_node_says_by_which_configuration_it_is_in() -> None:
+    """What ana decides by in the story above. kai, who was taken in, beats it; nobody knows it better."""
+    stage, leader, _ = grown()
+    index = stage.admits[KAI].since
+    [heard] = [seen.last for seen in stage.nodes[leader].detector.members() if seen.node_id == KAI]
+    assert index > 1 and heard is not None and heard.since == index
+
+
 def test_a_lost_disk_neither_votes_nor_campaigns_until_it_is_taken_in() -> None:
     """A directory was emptied. The mesh knows another log under that id: its node waits; taken in, it may be chosen."""
     stage = Stage(ANA, BEN, EVA, wanted=3)

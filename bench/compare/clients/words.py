@@ -66,7 +66,7 @@ class Client:
 
     async def one(self, number: int, timeout_s: float) -> None:
         """Submit one no-op, await its result and check it. Raises if that took longer than `timeout_s`."""
-        raise NotImplementedError
+        raise NotImplementedError  # Each system's own.
 
     async def many(self, numbers: Iterator[int], in_flight: int) -> None:
         """All of them, one by one, with so many not yet ended at a time."""
@@ -79,7 +79,7 @@ class Client:
 
     async def nap(self, number: int, seconds: float, log: str) -> End:
         """Submit a task that notes its start, sleeps, and notes its end. Returns once the system has accepted it."""
-        raise NotImplementedError
+        raise NotImplementedError  # Each system's own.
 
     async def held(self) -> int | None:
         """How many tasks the system still holds and has promised to run."""
